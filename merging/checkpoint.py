@@ -1,0 +1,295 @@
+"""Checkpoints on disk, read lazily: the only file that knows safetensors.
+
+A header is a length and a JSON text; what it says is checked against the file before any of it is believed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from merging.errors import MergeError
+from merging.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+OTHERS = {"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
+SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+HEADER_LIMIT = 100 << 20
+INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a checkpoint: its dtype in safetensors' words, its shape, and where its bytes are."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    offset: int  # in bytes from the start of the file
+
+    @property
+    def size(self) -> int:
+        """The number of entries."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return self.size * SIZES[self.dtype]
+
+    @property
+    def floating(self) -> bool:
+        return self.dtype in FLOATS
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk: its tensors by name, and its config where it has one. No weight has been read yet."""
+
+    path: Path
+    entries: dict[str, Entry]
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return self.path.stem if self.path.suffix == ".safetensors" else self.path.name
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds its config and tokenizer."""
+        return self.path if self.path.is_dir() else self.path.parent
+
+    @property
+    def parameters(self) -> int:
+        return sum(entry.size for entry in self.entries.values() if entry.floating)
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry.bytes for entry in self.entries.values())
+
+    @property
+    def dtypes(self) -> list[str]:
+        """The floating-point dtypes of its tensors, the one with most entries first."""
+        counts: dict[str, int] = {}
+        for entry in self.entries.values():
+            if entry.floating:
+                counts[FLOATS[entry.dtype]] = counts.get(FLOATS[entry.dtype], 0) + entry.size
+        return sorted(counts, key=lambda dtype: -counts[dtype])
+
+    @property
+    def architecture(self) -> str:
+        """The class its config names, or the kind of model, or nothing when it has no config."""
+        names = self.config.get("architectures")
+        name = names[0] if isinstance(names, list) and names else self.config.get("model_type", "")
+        return name if isinstance(name, str) else ""
+
+    @property
+    def tied(self) -> bool:
+        """Whether its config says that the output head is the embedding."""
+        return self.config.get("tie_word_embeddings") is True
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Entries `start` to `stop` of the tensor laid flat, in its own dtype."""
+        entry = self.entries[name]
+        stop = entry.size if stop is None else stop
+        size = SIZES[entry.dtype]
+        with entry.file.open("rb", buffering=0) as file:
+            file.seek(entry.offset + start * size)
+            data = bytearray(size * (stop - start))
+            view = memoryview(data)
+            while view and (count := file.readinto(view)):
+                view = view[count:]
+        if view:
+            raise MergeError(f"{entry.file} ended while `{name}` was read. Check that nothing is changing the file.")
+        if not data:
+            return torch.empty(0, dtype=dtype_of(entry))
+        return torch.frombuffer(data, dtype=dtype_of(entry))
+
+    def tensor(self, name: str) -> Tensor:
+        """The whole tensor in its own dtype and shape."""
+        return self.read(name).reshape(self.entries[name].shape)
+
+
+def dtype_of(entry: Entry) -> torch.dtype:
+    """The torch dtype of an entry."""
+    dtype: torch.dtype = getattr(torch, (FLOATS | OTHERS)[entry.dtype])
+    return dtype
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a model folder or a lone safetensors file, reading its headers only."""
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise MergeError(f"There is no file or folder `{path}`. Check the path.")
+    files = _files(path)
+    entries: dict[str, Entry] = {}
+    for file in files:
+        for entry in read_header(file):
+            if entry.name in entries:
+                where = f"{entries[entry.name].file.name} and {file.name}"
+                raise MergeError(f"`{entry.name}` is in both {where} of {path}. Remove the file that does not belong.")
+            entries[entry.name] = entry
+    if not entries:
+        raise MergeError(f"{path} holds no tensors. Choose another model.")
+    config = path / "config.json" if path.is_dir() else path.parent / "config.json"
+    return Checkpoint(path, entries, _json(config) if config.is_file() and _owns(path, config) else {})
+
+
+def _owns(path: Path, config: Path) -> bool:
+    """Whether a config beside a lone file belongs to it: it does when the file has the usual name."""
+    return path.is_dir() or path.name == "model.safetensors"
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise MergeError(f"{path.name} is not a .safetensors file. Only safetensors can be opened.")
+        return [path]
+    if (path / INDEX).is_file():
+        return _indexed(path)
+    if (path / "model.safetensors").is_file():
+        return [path / "model.safetensors"]
+    shards = sorted(path.glob("model-*-of-*.safetensors")) or sorted(path.glob("*.safetensors"))
+    if not shards:
+        found = "only pickled weights" if [*path.glob("*.bin"), *path.glob("*.pt*")] else "no .safetensors file"
+        raise MergeError(f"{path} has {found}. Save the model as safetensors and choose that folder.")
+    if len(shards) > 1 and not shards[0].name.startswith("model-"):
+        names = ", ".join(shard.name for shard in shards[:4])
+        raise MergeError(f"{path} has several models ({names}). Choose one of these files.")
+    return shards
+
+
+def _indexed(path: Path) -> list[Path]:
+    names = _json(path / INDEX).get("weight_map")
+    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
+        raise MergeError(f"{path / INDEX} has no usable weight_map. Download it again.")
+    files = []
+    for name in sorted(set(names.values())):
+        if Path(name).name != name or not name.endswith(".safetensors"):
+            raise MergeError(f"{path / INDEX} names `{name}`, which is not a shard in its folder. Download it again.")
+        if not (path / name).is_file():
+            raise MergeError(f"Shard {name} of {path} is missing. Download it and try again.")
+        files.append(path / name)
+    return files
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError, OSError) as error:
+        raise MergeError(f"{path} could not be read as JSON ({error}). Download it again.") from error
+    if not isinstance(content, dict):
+        raise MergeError(f"{path} is not a JSON object. Download it again.")
+    return content
+
+
+def read_header(file: Path) -> list[Entry]:
+    """The tensors that a safetensors file says it holds, checked against the file's size and each other."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > min(size - 8, HEADER_LIMIT):
+            raise MergeError(f"{file} is cut short or is no safetensors file. Download it again.")
+        text = stream.read(length)
+    try:
+        header = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        raise MergeError(f"The header of {file} is damaged ({error}). Download it again.") from error
+    if not isinstance(header, dict):
+        raise MergeError(f"The header of {file} is not a JSON object. Download it again.")
+    header.pop("__metadata__", None)
+    entries = [_entry(file, name, told, 8 + length, size) for name, told in header.items()]
+    _apart(file, entries)
+    return entries
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("a name stands there twice")
+    return content
+
+
+def _entry(file: Path, name: str, told: Any, start: int, size: int) -> Entry:
+    damaged = MergeError(f"The header of {file} says impossible things of `{name}`. Download the file again.")
+    if not isinstance(told, dict):
+        raise damaged
+    dtype, shape, offsets = told.get("dtype"), told.get("shape"), told.get("data_offsets")
+    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2 or not isinstance(dtype, str):
+        raise damaged
+    if dtype not in SIZES:
+        raise MergeError(f"`{name}` in {file} has dtype {dtype}, which cannot be merged. Choose an unquantised model.")
+    entry = Entry(name, dtype, tuple(shape), file, start + offsets[0])
+    if offsets[1] - offsets[0] != entry.bytes or start + offsets[1] > size:
+        raise damaged
+    return entry
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)
+
+
+def _apart(file: Path, entries: list[Entry]) -> None:
+    end = 0
+    for entry in sorted(entries, key=lambda entry: (entry.offset, entry.bytes)):
+        if entry.offset < end:
+            raise MergeError(f"`{entry.name}` overlaps another tensor in {file}. Download the file again.")
+        end = max(end, entry.offset + entry.bytes)
+
+
+def shards(entries: list[Entry], limit: int) -> Iterator[list[Entry]]:
+    """The entries in files of at most `limit` bytes, a larger tensor in a file of its own."""
+    shard: list[Entry] = []
+    for entry in entries:
+        if shard and sum(other.bytes for other in shard) + entry.bytes > limit:
+            yield shard
+            shard = []
+        shard.append(entry)
+    yield shard
+
+
+def lay_out(folder: Path, entries: list[Entry], limit: int, metadata: dict[str, str]) -> dict[str, Entry]:
+    """Create the safetensors files that will hold these tensors, with headers and no data; and where each goes."""
+    files = list(shards(entries, limit))
+    placed: dict[str, Entry] = {}
+    for number, shard in enumerate(files, 1):
+        name = "model.safetensors" if len(files) == 1 else f"model-{number:05}-of-{len(files):05}.safetensors"
+        placed |= _lay_out_file(folder / name, shard, metadata)
+    if len(files) > 1:
+        index = {
+            "metadata": {"total_size": sum(entry.bytes for entry in entries)},
+            "weight_map": {entry.name: entry.file.name for entry in placed.values()},
+        }
+        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    return placed
+
+
+def _lay_out_file(file: Path, entries: list[Entry], metadata: dict[str, str]) -> dict[str, Entry]:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
+    offset = 0
+    for entry in entries:
+        end = offset + entry.bytes
+        header[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    with file.open("xb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.truncate(8 + len(text) + offset)
+    return {entry.name: entry for entry in read_header(file)}
+
+
+def write(entry: Entry, start: int, values: Tensor) -> None:
+    """Put values of the entry's dtype, laid flat, at its entries from `start` on."""
+    with entry.file.open("r+b", buffering=0) as stream:
+        stream.seek(entry.offset + start * SIZES[entry.dtype])
+        view = memoryview(values.contiguous().view(torch.uint8).numpy()).cast("B")
+        while view:
+            view = view[stream.write(view) :]

@@ -1,0 +1,250 @@
+"""Runs a recipe: plans from headers, streams every tensor in chunks, and publishes the result by one rename."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from merging.checkpoint import Checkpoint, dtype_of, lay_out, open_checkpoint, write
+from merging.errors import MergeError, MergeStopped
+from merging.lazy import torch
+from merging.method import Group, Groups, Method, Outcome
+from merging.plan import Plan, plan
+from merging.recipe import Recipe
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CHUNK = 1 << 18  # entries that are in memory at a time, of each model
+SHARD = 5 << 30  # bytes of one output file, as Hugging Face writes them
+KEPT = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "chat_template*",
+    "*processor_config.json",
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a merge is, in visits to a tensor: a survey visits every tensor once in each of its passes."""
+
+    done: int
+    total: int
+    name: str
+    bytes_done: int
+    bytes_total: int
+    stage: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a merge did."""
+
+    out: Path
+    bytes: int
+    seconds: float
+    fates: dict[str, str]
+
+
+def groups_of(base: Checkpoint, experts: tuple[Checkpoint, ...], name: str) -> Groups:
+    """One tensor of all models as a stream of flat chunks; MergeError when a number in it is not finite."""
+
+    def chunks() -> Iterator[Group]:
+        size = base.entries[name].size
+        for start in range(0, size, CHUNK):
+            stop = min(start + CHUNK, size)
+            rows = [_finite(model, name, start, stop) for model in (base, *experts)]
+            yield Group(name, rows[0], torch.stack(rows[1:]), start)
+
+    return Groups(chunks)
+
+
+def _finite(model: Checkpoint, name: str, start: int, stop: int) -> Tensor:
+    values = model.read(name, start, stop).float()
+    if not values.abs().max() < torch.inf:
+        raise MergeError(
+            f"`{name}` of {model.name} holds NaN or infinity. A merge would spread it; choose another model."
+        )
+    return values
+
+
+def outcomes(method: Method, values: dict[str, Any], model: dict[str, Groups]) -> Iterator[tuple[Group, Outcome]]:
+    """How each chunk of the model is merged, tensor by tensor, after the method's survey of the scope."""
+    tensorwise = values.get("scope") == "tensor"
+    whole = Groups(lambda: chain.from_iterable(groups.chunks() for groups in model.values()))
+    survey = None if tensorwise else method.look(whole, values)
+    for groups in model.values():
+        if tensorwise:
+            survey = method.look(groups, values)
+        for group in groups.chunks():
+            yield group, method.outcome(group, survey, values)
+
+
+def merge_groups(method: Method, groups: list[Group], **values: Any) -> Iterator[tuple[str, Tensor]]:
+    """Merge tensors that are in memory, by argument name and not by recipe key; for tests and notebooks."""
+    shapes = {group.name: group.base.shape for group in groups}
+    model = {}
+    for group in groups:
+        flat = Group(group.name, group.base.float().flatten(), group.experts.float().flatten(1))
+        model[group.name] = Groups(lambda flat=flat: iter([flat]))
+    defaults = {param.name: param.default for param in method.params.values()}
+    known = {**defaults, "weight": torch.ones(len(groups[0].experts)), **values}
+    known["weight"] = torch.as_tensor(known["weight"], dtype=torch.float32)
+    for group, outcome in outcomes(method, known, model):
+        yield group.name, outcome.merged(group).reshape(shapes[group.name])
+
+
+def merge(
+    recipe: Recipe,
+    out: str | Path,
+    on_step: Callable[[Step], None] | None = None,
+    stop: threading.Event | None = None,
+) -> Report:
+    """Run the recipe and write a model folder; blocking.
+
+    Nothing is at `out` until all of it is: a merge that fails, or is stopped (MergeStopped), leaves it as it was.
+    Raises MergeError before any weight is read when the models do not fit, the folder is taken or the disk is full.
+    """
+    started = time.perf_counter()
+    method, values, weights = recipe.checked()
+    work = plan(open_checkpoint(recipe.base), [open_checkpoint(path) for path in recipe.experts])
+    out = Path(out).expanduser()
+    check_target(out, work.bytes)
+    values["weight"] = torch.tensor(weights)
+    progress = _Progress(work, _passes(method, values, len(weights)), on_step, stop)
+    with _published(out) as folder:
+        text = recipe.to_yaml(out)
+        metadata = {"mergescope": _version(), "recipe": text}
+        placed = lay_out(folder, work.written, SHARD, metadata)
+        (folder / "mergescope.yaml").write_text(text, encoding="utf-8")
+        _carry_over(work.base, folder)
+        _copy(work, placed, stop)
+        model = {name: progress.watched(groups_of(work.base, work.experts, name), name) for name in work.merged}
+        for group, outcome in outcomes(method, values, model):
+            entry = placed[group.name]
+            merged = outcome.merged(group).to(dtype_of(entry))
+            if not merged.abs().max() < torch.inf:
+                raise MergeError(f"The merged `{group.name}` is too large for {entry.dtype}. Lower the scaling.")
+            write(entry, group.start, merged)
+        progress.finish()
+    return Report(out, work.bytes, time.perf_counter() - started, work.fates)
+
+
+def check_target(out: Path, size: int) -> None:
+    """MergeError unless a result of that many bytes can be written to this folder, which must not hold anything."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise MergeError(f"{out} is there already, and nothing is ever overwritten. Choose another output folder.")
+    parent = next(folder for folder in out.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise MergeError(f"{parent} cannot be written to. Choose another output folder.")
+    free = shutil.disk_usage(parent).free
+    if free < size * 1.01:
+        raise MergeError(f"{parent} has {free / 1e9:.1f} GB free and the merge needs {size / 1e9:.1f} GB. Make room.")
+
+
+class _Progress:
+    """Counts the tensors that go by, and stops the stream when it is asked to."""
+
+    def __init__(
+        self, work: Plan, passes: int, on_step: Callable[[Step], None] | None, stop: threading.Event | None
+    ) -> None:
+        self.sizes = {name: work.base.entries[name].bytes * (1 + len(work.experts)) for name in work.merged}
+        self.passes, self.on_step, self.stop = passes, on_step, stop
+        self.done = self.bytes = 0
+        self.name = ""
+
+    def watched(self, groups: Groups, name: str) -> Groups:
+        """The same groups, each pass over them counted as a visit."""
+
+        def chunks() -> Iterator[Group]:
+            self._tell(name)
+            for group in groups.chunks():
+                if self.stop and self.stop.is_set():
+                    raise MergeStopped("Stopped. Nothing was written.")
+                yield group
+            self.done += 1
+            self.bytes += self.sizes[name]
+
+        return Groups(chunks)
+
+    def finish(self) -> None:
+        self._tell("")
+
+    def _tell(self, name: str) -> None:
+        if self.on_step:
+            total, size = (self.passes + 1) * len(self.sizes), (self.passes + 1) * sum(self.sizes.values())
+            stage = "Done" if not name else "Surveying" if self.done < total - len(self.sizes) else "Merging"
+            self.on_step(Step(self.done, total, name, self.bytes, size, stage))
+
+
+def _passes(method: Method, values: dict[str, Any], experts: int) -> int:
+    """How often the method's survey will go over its groups, found by letting it go over two numbers."""
+    passes = 0
+    small = Group("", torch.zeros(2), torch.arange(2.0 * experts).reshape(experts, 2))
+
+    def chunks() -> Iterator[Group]:
+        nonlocal passes
+        passes += 1
+        return iter([small])
+
+    method.look(Groups(chunks), values)
+    return passes
+
+
+@contextmanager
+def _published(out: Path) -> Iterator[Path]:
+    """A folder beside the target that takes its name at the end, and vanishes when anything goes wrong."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = out.parent / f".{out.name}.part-{os.getpid()}-{threading.get_ident()}"
+    folder.mkdir()
+    try:
+        yield folder
+        if out.is_dir():
+            out.rmdir()  # it is empty, or this fails and the merge is not published
+        folder.rename(out)
+    except OSError as error:
+        raise MergeError(f"{out} could not be written ({error}). Choose another output folder.") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _carry_over(base: Checkpoint, folder: Path) -> None:
+    """Copy the config, the tokenizer and its templates, so that the result loads as the base does."""
+    if not base.config:
+        return
+    for pattern in KEPT:
+        for file in base.folder.glob(pattern):
+            if file.is_file():
+                shutil.copyfile(file, folder / file.name)
+
+
+def _copy(work: Plan, placed: dict[str, Any], stop: threading.Event | None) -> None:
+    for name in work.copied:
+        for start in range(0, work.base.entries[name].size, CHUNK):
+            if stop and stop.is_set():
+                raise MergeStopped("Stopped. Nothing was written.")
+            values = work.base.read(name, start, min(start + CHUNK, work.base.entries[name].size))
+            write(placed[name], start, values)
+
+
+def _version() -> str:
+    try:
+        return version("mergescope")
+    except PackageNotFoundError:
+        return "0.1.0"

@@ -1,0 +1,217 @@
+"""What a merge method is: a function, and what its signature says about it.
+
+A method is told apart by what its function returns. `TaskCoefficients` and `ModelCoefficients` hold one number per
+expert and tensor; a `Blend` is made entry by entry. The engine lifts tensors to float32 before a method sees them.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+
+from merging.errors import MergeError
+from merging.params import Param, Scope, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SPECIAL = ("base", "experts", "survey")
+
+
+@dataclass(frozen=True)
+class Group:
+    """One tensor of the base model and the same of every expert, or a run of entries of it, in float32."""
+
+    name: str
+    base: Tensor  # (*shape)
+    experts: Tensor  # (experts, *shape)
+    start: int = 0  # where in the tensor, laid flat, these entries begin
+
+    @property
+    def tau(self) -> Tensor:
+        """The task vectors, (experts, *shape)."""
+        return self.experts - self.base
+
+
+@dataclass(frozen=True)
+class Groups:
+    """What a survey goes over, as often as it likes: each call of `chunks` is one pass."""
+
+    chunks: Callable[[], Iterator[Group]]
+
+    def total(self, measure: Callable[[Group], Tensor]) -> Tensor:
+        """The sum of `measure` over all chunks, added in their order."""
+        chunks = self.chunks()
+        total = measure(next(chunks))
+        for chunk in chunks:
+            total = total + measure(chunk)
+        return total
+
+    def largest(self, measure: Callable[[Group], Tensor]) -> Tensor:
+        """The entrywise maximum of `measure` over all chunks."""
+        chunks = self.chunks()
+        top = measure(next(chunks))
+        for chunk in chunks:
+            top = top.maximum(measure(chunk))
+        return top
+
+
+@dataclass(frozen=True)
+class TaskCoefficients:
+    """The merge is the base model plus the sum of `values` times the task vectors."""
+
+    values: Tensor  # (experts)
+
+    def merged(self, group: Group) -> Tensor:
+        return group.base + _weighted_sum(self.values, group.tau)
+
+
+@dataclass(frozen=True)
+class ModelCoefficients:
+    """The merge is the sum of `values` times the experts; the base model does not enter."""
+
+    values: Tensor  # (experts)
+
+    def merged(self, group: Group) -> Tensor:
+        return _weighted_sum(self.values, group.experts)
+
+
+@dataclass(frozen=True)
+class Blend:
+    """The merge is the base model plus `scaling` times the sum of `parts`, divided by `divisor`."""
+
+    parts: Tensor  # (experts, *shape): what each expert puts in
+    divisor: Tensor | float = 1.0  # (*shape)
+    scaling: float = 1.0
+
+    def merged(self, group: Group) -> Tensor:
+        total = self.parts[0].clone()
+        for part in self.parts[1:]:
+            total += part
+        return group.base + self.scaling * (total / self.divisor)
+
+    def shares(self) -> Tensor:
+        """What each expert adds to the base model, entry by entry, (experts, *shape)."""
+        return self.scaling * (self.parts / self.divisor)
+
+
+def _weighted_sum(weights: Tensor, tensors: Tensor) -> Tensor:
+    total = weights[0] * tensors[0]
+    for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
+        total += weight * tensor
+    return total
+
+
+Outcome = TaskCoefficients | ModelCoefficients | Blend
+
+
+@dataclass(frozen=True)
+class Method:
+    """A registered merge function and what was read from its signature."""
+
+    name: str
+    title: str
+    paper: str
+    formula: str
+    function: Callable[..., Outcome]
+    survey: Callable[..., Any] | None
+    params: dict[str, Param] = field(default_factory=dict)
+
+    @property
+    def summary(self) -> str:
+        """The function's docstring as one paragraph, written for users."""
+        return " ".join((self.function.__doc__ or "").split())
+
+    @property
+    def entrywise(self) -> bool:
+        """Whether the merge is decided entry by entry, and not by one number per expert and tensor."""
+        return _annotation(self.function, "return") is Blend
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the base model's weights enter the result."""
+        return _annotation(self.function, "return") is not ModelCoefficients
+
+    def checked(self, values: dict[str, Any]) -> dict[str, Any]:
+        """All parameters that are not per expert, by name, each within its range; MergeError names what is wrong."""
+        known = {param.key: param for param in self.params.values() if not param.per_expert}
+        for key in values:
+            if key not in known:
+                raise MergeError(f"{self.title} has no parameter `{key}`. {nearest(key, list(known))}")
+        return {param.name: param.checked(values.get(key, param.default)) for key, param in known.items()}
+
+    def look(self, groups: Groups, values: dict[str, Any]) -> Any:
+        """What the method's survey says of these groups, or None when it has no survey."""
+        return self.survey(groups, **_accepted(self.survey, values)) if self.survey else None
+
+    def outcome(self, group: Group, survey: Any, values: dict[str, Any]) -> Outcome:
+        """How one tensor, or a run of its entries, is merged."""
+        known = {**values, "base": group.base, "experts": group.experts, "survey": survey}
+        return self.function(**_accepted(self.function, known))
+
+
+METHODS: dict[str, Method] = {}
+
+
+def find_method(name: str) -> Method:
+    """The registered method of that name; MergeError suggests the nearest one."""
+    if name not in METHODS:
+        raise MergeError(f"There is no method `{name}`. {nearest(name, list(METHODS))}")
+    return METHODS[name]
+
+
+def method(
+    *,
+    title: str,
+    paper: str,
+    formula: str,
+    name: str = "",
+    survey: Callable[..., Any] | None = None,
+    scope: Literal["model", "tensor"] = "model",
+) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
+    """Register a merge function; its keyword arguments, and its survey's, become the method's parameters.
+
+    A method with a survey also has the parameter `scope`, which the engine acts on: the survey is handed the whole
+    model, or one tensor at a time. `scope` here is its default.
+    """
+
+    def register(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
+        params = {**(_params(survey) if survey else {}), **_params(function)}
+        if survey:
+            params["scope"] = _param("scope", Scope, scope)
+        key = name or function.__name__
+        METHODS[key] = Method(key, title, paper, formula, function, survey, params)
+        return function
+
+    return register
+
+
+def _params(function: Callable[..., Any]) -> dict[str, Param]:
+    keywords = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    return {p.name: _param(p.name, _annotation(function, p.name), p.default) for p in keywords}
+
+
+def _param(name: str, annotation: Any, default: Any) -> Param:
+    value, *notes = get_args(annotation)
+    param: Param = next(note for note in notes if isinstance(note, Param))
+    default = param.default if default is inspect.Parameter.empty else default
+    if get_origin(value) is Literal:
+        return replace(param, name=name, default=default, kind="choice", choices=get_args(value))
+    if value is bool:
+        return replace(param, name=name, default=default, kind="switch")
+    return replace(param, name=name, default=default, optional=default is None)
+
+
+def _annotation(function: Callable[..., Any], name: str) -> Any:
+    annotation = inspect.get_annotations(function)[name]
+    return eval(annotation, vars(inspect.getmodule(function))) if isinstance(annotation, str) else annotation
+
+
+def _accepted(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
+    names = inspect.signature(function).parameters
+    return {name: values[name] for name in names if name in values}
+
+
+__all__ = ["METHODS", "Annotated", "Blend", "Group", "Groups", "Method", "ModelCoefficients", "TaskCoefficients"]

@@ -1,0 +1,68 @@
+"""Where a tensor sits in its model, read from its name: which layer, and which module of it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+LAYER = re.compile(r"^(?P<tower>.*?)\b(?:layers|layer|blocks|block|h)\.(?P<layer>\d+)\.(?P<module>.+)$")
+
+SHORT = {
+    "self_attn.q_proj": "q",
+    "self_attn.k_proj": "k",
+    "self_attn.v_proj": "v",
+    "self_attn.o_proj": "o",
+    "self_attn.q_norm": "q norm",
+    "self_attn.k_norm": "k norm",
+    "mlp.gate_proj": "gate",
+    "mlp.up_proj": "up",
+    "mlp.down_proj": "down",
+    "input_layernorm": "norm 1",
+    "post_attention_layernorm": "norm 2",
+    "embed_tokens": "embed",
+    "norm": "final norm",
+    "lm_head": "head",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tensor's layer (None for embeddings, the head and the like) and the short name of its module."""
+
+    tower: str  # what stands before the layers: `model`, or `encoder` and `decoder`
+    layer: int | None
+    module: str
+
+    @property
+    def row(self) -> str:
+        """The name of its layer on a heatmap."""
+        return "" if self.layer is None else f"{self.tower} {self.layer}".strip()
+
+
+def place(name: str) -> Place:
+    """The place of the tensor of that name: `model.layers.3.mlp.up_proj.weight` is module `up` of layer 3."""
+    if found := LAYER.match(name):
+        tower = found["tower"].strip(".").removeprefix("model").removeprefix("transformer").strip(".")
+        return Place(tower, int(found["layer"]), _short(found["module"]))
+    return Place("", None, _short(name.removeprefix("model.").removeprefix("transformer.")))
+
+
+def _short(module: str) -> str:
+    stem, _, kind = module.rpartition(".")
+    if kind == "weight" and stem:
+        return SHORT.get(stem, stem)
+    if kind == "bias" and stem:
+        return f"{SHORT.get(stem, stem)} bias"
+    return module
+
+
+def in_order(names: list[str]) -> list[str]:
+    """The names as a reader goes through a model: what stands before the layers, layer by layer, and what follows."""
+
+    def key(name: str) -> tuple[int, str, int]:
+        at = place(name)
+        if at.layer is not None:
+            return 1, at.tower, at.layer
+        return (0 if re.search(r"embed|wte|wpe", name) else 2), "", 0
+
+    return sorted(names, key=key)

@@ -1,0 +1,93 @@
+"""What a merge will do, known from headers alone: which experts fit the base, and every tensor's fate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from merging.checkpoint import Checkpoint, Entry
+from merging.errors import MergeError
+from merging.places import in_order
+
+HEAD = "lm_head.weight"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The models of a merge, and the fate of each tensor; `merged` and `copied` are in the order of the layers."""
+
+    base: Checkpoint
+    experts: tuple[Checkpoint, ...]
+    merged: tuple[str, ...]
+    copied: dict[str, str]  # from the base, and why
+    dropped: dict[str, str]  # and why
+
+    @property
+    def written(self) -> list[Entry]:
+        """The tensors of the result, of the base model's dtypes and shapes."""
+        return [self.base.entries[name] for name in in_order([*self.merged, *self.copied])]
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry.bytes for entry in self.written)
+
+    @property
+    def fates(self) -> dict[str, str]:
+        """What becomes of every tensor of every model, in words."""
+        return {**dict.fromkeys(self.merged, "merged"), **self.copied, **self.dropped}
+
+
+def misfit(base: Checkpoint, expert: Checkpoint) -> str:
+    """Why the expert cannot be merged into this base, in one sentence; empty when it can."""
+    if (expert.folder / "adapter_config.json").is_file() and expert.path.is_dir():
+        return "It is a LoRA adapter, which cannot be merged yet: choose a full model."
+    names = [name for name, entry in base.entries.items() if entry.floating and not _tied_head(base, name)]
+    missing = [name for name in names if name not in expert.entries]
+    if missing:
+        return f"It has no tensor `{missing[0]}`{_more(missing)}, so it is of another architecture than the base."
+    differ = [name for name in names if expert.entries[name].shape != base.entries[name].shape]
+    if differ:
+        here, there = (_by(model.entries[differ[0]].shape) for model in (expert, base))
+        return f"`{differ[0]}` is {here} in it and {there} in the base model{_more(differ, ' ({} more differ)')}."
+    other = [name for name in names if not expert.entries[name].floating]
+    if other:
+        return f"`{other[0]}` has dtype {expert.entries[other[0]].dtype} in it, so it is quantised."
+    return ""
+
+
+def _more(names: list[str], text: str = " and lacks {} more") -> str:
+    return text.format(len(names) - 1) if len(names) > 1 else ""
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " × ".join(map(str, shape)) or "a single number"
+
+
+def _tied_head(model: Checkpoint, name: str) -> bool:
+    return model.tied and name == HEAD and len(model.entries) > 1
+
+
+def plan(base: Checkpoint, experts: list[Checkpoint]) -> Plan:
+    """The fate of every tensor; MergeError names every expert that does not fit."""
+    problems = [(expert, misfit(base, expert)) for expert in experts]
+    bad = [f"{expert.name}: {problem}" for expert, problem in problems if problem]
+    if bad:
+        raise MergeError("\n".join([*bad, f"Remove {'this expert' if len(bad) == 1 else 'these experts'}."]))
+    merged, copied, dropped = [], {}, {}
+    for name, entry in base.entries.items():
+        if _tied_head(base, name):
+            dropped[name] = "left out: the embedding is used in its place, as the config says"
+        elif not entry.floating:
+            copied[name] = "copied from the base: it does not hold floating-point numbers"
+        elif entry.size == 0:
+            copied[name] = "copied from the base: it is empty"
+        else:
+            merged.append(name)
+    for expert in experts:
+        for name in expert.entries:
+            if name not in base.entries:
+                tied = _tied_head(expert, name) or (base.tied and name == HEAD)
+                why = "the embedding is used in its place" if tied else f"only {expert.name} has it, the base does not"
+                dropped.setdefault(name, f"left out: {why}")
+    if not merged:
+        raise MergeError(f"{base.name} has no floating-point tensor to merge. Choose another base model.")
+    return Plan(base, tuple(experts), tuple(in_order(merged)), copied, dropped)
