@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from merging.errors import MergeError
 from merging.lazy import torch
@@ -23,6 +24,7 @@ OTHERS = {"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "u
 SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 HEADER_LIMIT = 100 << 20
 INDEX = "model.safetensors.index.json"
+SHARD_NAME = re.compile(r"model-\d{5}-of-(?P<total>\d{5})\.safetensors")
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Checkpoint:
 
     @property
     def name(self) -> str:
-        return self.path.stem if self.path.suffix == ".safetensors" else self.path.name
+        path = self.path.absolute()
+        return path.stem if path.suffix == ".safetensors" and path.stem != "model" else self.folder.absolute().name
 
     @property
     def folder(self) -> Path:
@@ -100,12 +103,15 @@ class Checkpoint:
         entry = self.entries[name]
         stop = entry.size if stop is None else stop
         size = SIZES[entry.dtype]
-        with entry.file.open("rb", buffering=0) as file:
-            file.seek(entry.offset + start * size)
-            data = bytearray(size * (stop - start))
-            view = memoryview(data)
-            while view and (count := file.readinto(view)):
-                view = view[count:]
+        data = bytearray(size * (stop - start))
+        view = memoryview(data)
+        try:
+            with entry.file.open("rb", buffering=0) as file:
+                file.seek(entry.offset + start * size)
+                while view and (count := file.readinto(view)):
+                    view = view[count:]
+        except OSError as error:
+            raise MergeError(f"{entry.file} could not be read ({error.strerror}). Check the file.") from error
         if view:
             raise MergeError(f"{entry.file} ended while `{name}` was read. Check that nothing is changing the file.")
         if not data:
@@ -125,10 +131,8 @@ def dtype_of(entry: Entry) -> torch.dtype:
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a model folder or a lone safetensors file, reading its headers only."""
-    path = Path(path).expanduser()
-    if not path.exists():
-        raise MergeError(f"There is no file or folder `{path}`. Check the path.")
-    files = _files(path)
+    path = _found(path)
+    files, promised = _files(path)
     entries: dict[str, Entry] = {}
     for file in files:
         for entry in read_header(file):
@@ -136,10 +140,24 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
                 where = f"{entries[entry.name].file.name} and {file.name}"
                 raise MergeError(f"`{entry.name}` is in both {where} of {path}. Remove the file that does not belong.")
             entries[entry.name] = entry
+    for name, file_name in promised.items():
+        if name not in entries:
+            raise MergeError(f"`{name}` is not in {path / file_name}, where {INDEX} says it is. Download both again.")
     if not entries:
         raise MergeError(f"{path} holds no tensors. Choose another model.")
     config = path / "config.json" if path.is_dir() else path.parent / "config.json"
     return Checkpoint(path, entries, _json(config) if config.is_file() and _owns(path, config) else {})
+
+
+def _found(path: str | Path) -> Path:
+    try:
+        path = Path(path).expanduser()
+        there = path.exists()
+    except (OSError, RuntimeError):  # too long a name, a folder that may not be entered, a `~name` that is nobody's
+        there = False
+    if not there:
+        raise MergeError(f"There is no file or folder `{path}`. Check the path.")
+    return Path(path)
 
 
 def _owns(path: Path, config: Path) -> bool:
@@ -147,26 +165,38 @@ def _owns(path: Path, config: Path) -> bool:
     return path.is_dir() or path.name == "model.safetensors"
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path) -> tuple[list[Path], dict[str, str]]:
+    """The files that hold the model, and the tensors that its index promises, with the file of each."""
     if path.is_file():
         if path.suffix != ".safetensors":
             raise MergeError(f"{path.name} is not a .safetensors file. Only safetensors can be opened.")
-        return [path]
+        return [path], {}
+    if (path / "model.safetensors").is_file():  # before an index, as transformers does
+        return [path / "model.safetensors"], {}
     if (path / INDEX).is_file():
         return _indexed(path)
-    if (path / "model.safetensors").is_file():
-        return [path / "model.safetensors"]
-    shards = sorted(path.glob("model-*-of-*.safetensors")) or sorted(path.glob("*.safetensors"))
-    if not shards:
+    files = sorted(path.glob("*.safetensors"))
+    if named := [name for file in files if (name := SHARD_NAME.fullmatch(file.name))]:
+        return _numbered(path, int(named[0]["total"])), {}
+    if not files:
         found = "only pickled weights" if [*path.glob("*.bin"), *path.glob("*.pt*")] else "no .safetensors file"
         raise MergeError(f"{path} has {found}. Save the model as safetensors and choose that folder.")
-    if len(shards) > 1 and not shards[0].name.startswith("model-"):
-        names = ", ".join(shard.name for shard in shards[:4])
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files[:4])
         raise MergeError(f"{path} has several models ({names}). Choose one of these files.")
+    return files, {}
+
+
+def _numbered(path: Path, total: int) -> list[Path]:
+    """The shards of a model without an index, which are as many as their names say."""
+    shards = [path / f"model-{number:05}-of-{total:05}.safetensors" for number in range(1, total + 1)]
+    for shard in shards:
+        if not shard.is_file():
+            raise MergeError(f"Shard {shard.name} of {path} is missing. Download it and try again.")
     return shards
 
 
-def _indexed(path: Path) -> list[Path]:
+def _indexed(path: Path) -> tuple[list[Path], dict[str, str]]:
     names = _json(path / INDEX).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise MergeError(f"{path / INDEX} has no usable weight_map. Download it again.")
@@ -177,7 +207,7 @@ def _indexed(path: Path) -> list[Path]:
         if not (path / name).is_file():
             raise MergeError(f"Shard {name} of {path} is missing. Download it and try again.")
         files.append(path / name)
-    return files
+    return files, names
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -192,14 +222,17 @@ def _json(path: Path) -> dict[str, Any]:
 
 def read_header(file: Path) -> list[Entry]:
     """The tensors that a safetensors file says it holds, checked against the file's size and each other."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if size < 8 or length > min(size - 8, HEADER_LIMIT):
-            raise MergeError(f"{file} is cut short or is no safetensors file. Download it again.")
-        text = stream.read(length)
     try:
-        header = json.loads(text, object_pairs_hook=_unique)
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if size < 8 or length > min(size - 8, HEADER_LIMIT):
+                raise MergeError(f"{file} is cut short or is no safetensors file. Download it again.")
+            text = stream.read(length)
+    except OSError as error:
+        raise MergeError(f"{file} could not be read ({error.strerror}). Check the file.") from error
+    try:
+        header = json.loads(text.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise MergeError(f"The header of {file} is damaged ({error}). Download it again.") from error
     if not isinstance(header, dict):
@@ -214,6 +247,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     content = dict(pairs)
     if len(content) != len(pairs):
         raise ValueError("a name stands there twice")
+    "".join(content).encode()  # half a surrogate pair is valid JSON, and a name that nobody can write
     return content
 
 
@@ -224,15 +258,18 @@ def _entry(file: Path, name: str, told: Any, start: int, size: int) -> Entry:
     dtype, shape, offsets = told.get("dtype"), told.get("shape"), told.get("data_offsets")
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2 or not isinstance(dtype, str):
         raise damaged
+    begin, end = offsets
     if dtype not in SIZES:
         raise MergeError(f"`{name}` in {file} has dtype {dtype}, which cannot be merged. Choose an unquantised model.")
-    entry = Entry(name, dtype, tuple(shape), file, start + offsets[0])
-    if offsets[1] - offsets[0] != entry.bytes or start + offsets[1] > size:
+    entry = Entry(name, dtype, tuple(shape), file, start + begin)
+    if end - begin != entry.bytes:
         raise damaged
+    if start + end > size:
+        raise MergeError(f"{file} is cut short: `{name}` ends beyond it. Download it again.")
     return entry
 
 
-def _naturals(value: Any) -> bool:
+def _naturals(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)
 
 
@@ -290,6 +327,6 @@ def write(entry: Entry, start: int, values: Tensor) -> None:
     """Put values of the entry's dtype, laid flat, at its entries from `start` on."""
     with entry.file.open("r+b", buffering=0) as stream:
         stream.seek(entry.offset + start * SIZES[entry.dtype])
-        view = memoryview(values.contiguous().view(torch.uint8).numpy()).cast("B")
+        view = memoryview(values.contiguous().view(torch.uint8).numpy().data).cast("B")
         while view:
             view = view[stream.write(view) :]

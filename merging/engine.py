@@ -7,8 +7,9 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
@@ -102,7 +103,7 @@ def merge_groups(method: Method, groups: list[Group], **values: Any) -> Iterator
     model = {}
     for group in groups:
         flat = Group(group.name, group.base.float().flatten(), group.experts.float().flatten(1))
-        model[group.name] = Groups(lambda flat=flat: iter([flat]))
+        model[group.name] = Groups(partial(iter, (flat,)))
     defaults = {param.name: param.default for param in method.params.values()}
     known = {**defaults, "weight": torch.ones(len(groups[0].experts)), **values}
     known["weight"] = torch.as_tensor(known["weight"], dtype=torch.float32)
@@ -155,7 +156,15 @@ def check_target(out: Path, size: int) -> None:
         raise MergeError(f"{parent} cannot be written to. Choose another output folder.")
     free = shutil.disk_usage(parent).free
     if free < size * 1.01:
-        raise MergeError(f"{parent} has {free / 1e9:.1f} GB free and the merge needs {size / 1e9:.1f} GB. Make room.")
+        raise MergeError(f"{parent} has {_in_words(free)} free and the merge needs {_in_words(size)}. Make room.")
+
+
+def _in_words(size: float) -> str:
+    for unit in ("bytes", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
 
 
 class _Progress:
@@ -166,8 +175,8 @@ class _Progress:
     ) -> None:
         self.sizes = {name: work.base.entries[name].bytes * (1 + len(work.experts)) for name in work.merged}
         self.passes, self.on_step, self.stop = passes, on_step, stop
+        self.visits = dict.fromkeys(work.merged, 0)
         self.done = self.bytes = 0
-        self.name = ""
 
     def watched(self, groups: Groups, name: str) -> Groups:
         """The same groups, each pass over them counted as a visit."""
@@ -178,6 +187,7 @@ class _Progress:
                 if self.stop and self.stop.is_set():
                     raise MergeStopped("Stopped. Nothing was written.")
                 yield group
+            self.visits[name] += 1
             self.done += 1
             self.bytes += self.sizes[name]
 
@@ -189,7 +199,7 @@ class _Progress:
     def _tell(self, name: str) -> None:
         if self.on_step:
             total, size = (self.passes + 1) * len(self.sizes), (self.passes + 1) * sum(self.sizes.values())
-            stage = "Done" if not name else "Surveying" if self.done < total - len(self.sizes) else "Merging"
+            stage = "Done" if not name else "Surveying" if self.visits[name] < self.passes else "Merging"
             self.on_step(Step(self.done, total, name, self.bytes, size, stage))
 
 
@@ -210,10 +220,10 @@ def _passes(method: Method, values: dict[str, Any], experts: int) -> int:
 @contextmanager
 def _published(out: Path) -> Iterator[Path]:
     """A folder beside the target that takes its name at the end, and vanishes when anything goes wrong."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     folder = out.parent / f".{out.name}.part-{os.getpid()}-{threading.get_ident()}"
-    folder.mkdir()
+    created = [parent for parent in out.absolute().parents if not parent.exists()]
     try:
+        folder.mkdir(parents=True)
         yield folder
         if out.is_dir():
             out.rmdir()  # it is empty, or this fails and the merge is not published
@@ -222,6 +232,9 @@ def _published(out: Path) -> Iterator[Path]:
         raise MergeError(f"{out} could not be written ({error}). Choose another output folder.") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        for parent in created:
+            with suppress(OSError):  # it holds the result, or another's work by now
+                parent.rmdir()
 
 
 def _carry_over(base: Checkpoint, folder: Path) -> None:

@@ -9,15 +9,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from merging.errors import MergeError
 from merging.params import Param, Scope, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-SPECIAL = ("base", "experts", "survey")
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ class Method:
         known = {param.key: param for param in self.params.values() if not param.per_expert}
         for key in values:
             if key not in known:
-                raise MergeError(f"{self.title} has no parameter `{key}`. {nearest(key, list(known))}")
+                raise MergeError(f"{self.title} has no parameter `{key}`. {nearest(str(key), list(known))}")
         return {param.name: param.checked(values.get(key, param.default)) for key, param in known.items()}
 
     def look(self, groups: Groups, values: dict[str, Any]) -> Any:
@@ -205,13 +204,14 @@ def _param(name: str, annotation: Any, default: Any) -> Param:
 
 
 def _annotation(function: Callable[..., Any], name: str) -> Any:
-    annotation = inspect.get_annotations(function)[name]
-    return eval(annotation, vars(inspect.getmodule(function))) if isinstance(annotation, str) else annotation
+    annotation = function.__annotations__[name]
+    return eval(annotation, function.__globals__) if isinstance(annotation, str) else annotation
+
+
+@cache
+def _names(function: Callable[..., Any]) -> tuple[str, ...]:
+    return tuple(inspect.signature(function).parameters)
 
 
 def _accepted(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
-    names = inspect.signature(function).parameters
-    return {name: values[name] for name in names if name in values}
-
-
-__all__ = ["METHODS", "Annotated", "Blend", "Group", "Groups", "Method", "ModelCoefficients", "TaskCoefficients"]
+    return {name: values[name] for name in _names(function) if name in values}

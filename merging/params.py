@@ -51,7 +51,7 @@ class Param:
     def _number(self, value: Any) -> float:
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise MergeError(f"{self.label} must be a number, but it is {value!r}.") from None
         if isinstance(value, bool) or not math.isfinite(number) or not self.low <= number <= self.high:
             raise MergeError(f"{self.label} must be between {self.low:g} and {self.high:g}, but it is {value}.")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 LAYER = re.compile(r"^(?P<tower>.*?)\b(?:layers|layer|blocks|block|h)\.(?P<layer>\d+)\.(?P<module>.+)$")
 
-SHORT = {
+SHORT = {  # of a module in a layer
     "self_attn.q_proj": "q",
     "self_attn.k_proj": "k",
     "self_attn.v_proj": "v",
@@ -17,12 +17,10 @@ SHORT = {
     "mlp.gate_proj": "gate",
     "mlp.up_proj": "up",
     "mlp.down_proj": "down",
-    "input_layernorm": "norm 1",
-    "post_attention_layernorm": "norm 2",
-    "embed_tokens": "embed",
-    "norm": "final norm",
-    "lm_head": "head",
+    "input_layernorm": "attn norm",
+    "post_attention_layernorm": "mlp norm",
 }
+OUTSIDE = {"embed_tokens": "embed", "norm": "final norm", "lm_head": "head"}
 
 
 @dataclass(frozen=True)
@@ -43,26 +41,35 @@ def place(name: str) -> Place:
     """The place of the tensor of that name: `model.layers.3.mlp.up_proj.weight` is module `up` of layer 3."""
     if found := LAYER.match(name):
         tower = found["tower"].strip(".").removeprefix("model").removeprefix("transformer").strip(".")
-        return Place(tower, int(found["layer"]), _short(found["module"]))
-    return Place("", None, _short(name.removeprefix("model.").removeprefix("transformer.")))
+        return Place(tower, int(found["layer"]), _short(found["module"], SHORT))
+    return Place("", None, _short(name.removeprefix("model.").removeprefix("transformer."), OUTSIDE))
 
 
-def _short(module: str) -> str:
+def _short(module: str, words: dict[str, str]) -> str:
     stem, _, kind = module.rpartition(".")
     if kind == "weight" and stem:
-        return SHORT.get(stem, stem)
+        return words.get(stem, stem)
     if kind == "bias" and stem:
-        return f"{SHORT.get(stem, stem)} bias"
+        return f"{words.get(stem, stem)} bias"
     return module
 
 
 def in_order(names: list[str]) -> list[str]:
     """The names as a reader goes through a model: what stands before the layers, layer by layer, and what follows."""
 
-    def key(name: str) -> tuple[int, str, int]:
+    def key(name: str) -> tuple[int, str, int, tuple[int, int]]:
         at = place(name)
         if at.layer is not None:
-            return 1, at.tower, at.layer
-        return (0 if re.search(r"embed|wte|wpe", name) else 2), "", 0
+            return 1, at.tower, at.layer, module_order(at.module)
+        return (0 if re.search(r"embed|wte|wpe", name) else 2), "", 0, (0, 0)
 
     return sorted(names, key=key)
+
+
+def module_order(module: str) -> tuple[int, int]:
+    """What modules are sorted by: attention, then the feed-forward part, then others, and norms last."""
+    usual = ["q", "k", "v", "o", "gate", "up", "down"]
+    stem = module.split(" ")[0]
+    if "norm" in module or "ln" in module.lower():
+        return 2, 0
+    return (0, usual.index(stem)) if stem in usual else (1, 0)

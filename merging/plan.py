@@ -63,7 +63,11 @@ def _by(shape: tuple[int, ...]) -> str:
 
 
 def _tied_head(model: Checkpoint, name: str) -> bool:
-    return model.tied and name == HEAD and len(model.entries) > 1
+    """Whether this is an output head that is stored beside the embedding it equals: it is not the only copy."""
+    if not model.tied or name != HEAD or name not in model.entries:
+        return False
+    shape = model.entries[name].shape
+    return any(other != name and entry.shape == shape for other, entry in model.entries.items())
 
 
 def plan(base: Checkpoint, experts: list[Checkpoint]) -> Plan:

@@ -14,6 +14,7 @@ from merging.method import Method, find_method
 from merging.params import nearest
 
 KEYS = ["mergescope", "merge_method", "base_model", "models", "parameters"]
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Recipe:
                 model["parameters"] = {"weight": weight}
         parameters = {param.key: values[name] for name, param in method.params.items() if not param.per_expert}
         content = {
-            "mergescope": 1,
+            "mergescope": FORMAT,
             "merge_method": method.name,
             "base_model": _relative(self.base, folder),
             "models": models,
@@ -59,38 +60,58 @@ class Recipe:
 
 def _relative(path: Path, folder: Path) -> str:
     try:
-        return Path(os.path.relpath(path.resolve(), folder.resolve())).as_posix()
+        return Path(os.path.relpath(path.expanduser().resolve(), folder.resolve())).as_posix()
     except ValueError:  # on another drive, where Windows knows no relative path
-        return str(path.resolve())
+        return str(path.expanduser().resolve())
 
 
 def load_recipe(source: str | Path) -> Recipe:
     """Read a recipe from a YAML file, or from text; relative model paths start at the file's folder."""
     text = str(source)
     folder = Path()
-    if "\n" not in text and text.endswith((".yaml", ".yml")):
+    if isinstance(source, Path) or ("\n" not in text and text.endswith((".yaml", ".yml"))):
         folder = Path(text).parent
         try:
             text = Path(text).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise MergeError(f"The recipe {source} could not be read ({error}). Check the path.") from error
     content = _mapping(_parsed(text), "The recipe")
-    for key in content:
-        if key not in KEYS:
-            raise MergeError(f"A recipe has no key `{key}`. {nearest(str(key), KEYS)}")
+    _only(KEYS, content, "A recipe")
+    form = content.get("mergescope", FORMAT)
+    if form != FORMAT:
+        raise MergeError(f"The recipe is of format {form}, and only {FORMAT} is known. Update Mergescope.")
     models = content.get("models")
     if not isinstance(models, list) or not models:
         raise MergeError("The recipe lists no `models`. Name at least one expert there.")
-    experts = [_mapping(model, "Each of the recipe's `models`") for model in models]
+    experts = [_expert(model) for model in models]
     recipe = Recipe(
         method=_text(content, "merge_method"),
-        base=folder / _text(content, "base_model"),
-        experts=tuple(folder / _text(expert, "model") for expert in experts),
-        weights=tuple(_mapping(expert.get("parameters", {}), "`parameters`").get("weight", 1.0) for expert in experts),
-        values=_mapping(content.get("parameters", {}), "`parameters`"),
+        base=_under(folder, _text(content, "base_model")),
+        experts=tuple(_under(folder, path) for path, _ in experts),
+        weights=tuple(weight for _, weight in experts),
+        values=_mapping(content.get("parameters") or {}, "`parameters`"),
     )
     recipe.checked()
     return recipe
+
+
+def _under(folder: Path, path: str) -> Path:
+    return Path(path) if path.startswith("~") else folder / path
+
+
+def _expert(told: Any) -> tuple[str, Any]:
+    """An expert's path and its weight."""
+    model = _mapping(told, "Each of the recipe's `models`")
+    own = _mapping(model.get("parameters") or {}, "`parameters`")
+    _only(["model", "parameters"], model, "A model")
+    _only(["weight"], own, "A model's `parameters`")
+    return _text(model, "model"), own.get("weight", 1.0)
+
+
+def _only(known: list[str], content: dict[str, Any], owner: str) -> None:
+    for key in content:
+        if key not in known:
+            raise MergeError(f"{owner} has no key `{key}`. {nearest(str(key), known)}")
 
 
 def _parsed(text: str) -> Any:
@@ -110,6 +131,3 @@ def _text(content: dict[str, Any], key: str) -> str:
     if not isinstance(content.get(key), str) or not content[key]:
         raise MergeError(f"The recipe has no `{key}`. Add it, as a text.")
     return str(content[key])
-
-
-

@@ -21,6 +21,6 @@ def linear(*, weight: Weight, normalize: Normalize = True) -> ModelCoefficients:
     if not normalize:
         return ModelCoefficients(weight)
     total = weight.sum()
-    if total == 0:
+    if abs(total) <= 1e-6 * weight.abs().sum():  # what is left is rounding
         raise MergeError("The weights add up to 0, so they have no average. Change a weight or turn Normalize off.")
     return ModelCoefficients(weight / total)

@@ -34,9 +34,7 @@ class Competition(NamedTuple):
     best: Tensor  # the highest score
 
 
-def survey(
-    groups: Groups, *, ratio: Ratio = 0.1, variant: Variant = "release", clamp: Clamp = None
-) -> Competition:
+def survey(groups: Groups, *, ratio: Ratio = 0.1, variant: Variant = "release", clamp: Clamp = None) -> Competition:
     """Find the bounds of the magnitudes; then score every entry, and find the threshold and the best score."""
     share = CLAMP[variant] if clamp is None else clamp
     moved = groups.largest(lambda group: magnitudes(group).amax(1)) > 0

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Sign = Annotated[
     Literal["mass", "normfrac", "normmass"],
-    Param("Sign rule", "Whose sign wins: the larger sum, the largest share of one expert, or the larger sum of shares."),
+    Param("Sign rule", "Whose sign wins: the larger sum, the largest share of an expert, or the larger sum of shares."),
 ]
 Merge = Annotated[
     Literal["mean", "sum", "max"],

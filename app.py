@@ -1,0 +1,48 @@
+"""Mergescope: reads the command line, builds the screen, launches it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import threading
+from pathlib import Path
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def main() -> None:
+    """Open the app on this machine and print its address."""
+    parser = argparse.ArgumentParser(description="See what merging fine-tuned models will do, and then do it.")
+    parser.add_argument("--port", type=int, help="where to listen; the first free one from 7860 on if not given")
+    parser.add_argument("--models", type=Path, help="a folder of models to offer beside the embedded family")
+    options = parser.parse_args()
+
+    from ui.build import build
+    from ui.plot_view import serve_plotly
+    from ui.theme import CSS, theme
+
+    serve_plotly()
+    demo = build(options.models).queue(default_concurrency_limit=4, max_size=64)
+    demo.launch(
+        server_name="127.0.0.1",
+        server_port=options.port,
+        theme=theme(),
+        css_paths=CSS,
+        footer_links=[],
+        show_error=True,
+        prevent_thread_lock=True,
+    )
+    threading.Thread(target=warm, daemon=True).start()
+    demo.block_thread()
+
+
+def warm() -> None:
+    """Import what sampling needs while the visitor is still looking around."""
+    import transformers  # noqa: F401
+    from transformers import AutoModelForCausalLM  # noqa: F401
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""Text from base, experts and merge, side by side: the same prompt, the same seed, one token of each in turn."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from merging.checkpoint import Checkpoint, open_checkpoint
+from merging.errors import MergeError
+from merging.lazy import torch
+
+LIMIT = 0.5  # share of the memory free at the time that loaded models may fill
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What every model is asked. At temperature 0 each model takes its most likely token."""
+
+    prompt: str
+    temperature: float = 0.7
+    top_p: float = 0.95
+    length: int = 120
+    seed: int = 0
+    chat: bool = False  # put the prompt through the model's chat template
+
+    def checked(self) -> Ask:
+        for label, value, low, high in (
+            ("Temperature", self.temperature, 0, 2),
+            ("Top-p", self.top_p, 0.05, 1),
+            ("Length", self.length, 1, 2048),
+            ("Seed", self.seed, 0, 2**32 - 1),
+        ):
+            if not low <= value <= high:
+                raise MergeError(f"{label} must be between {low} and {high}, but it is {value}.")
+        return self
+
+
+@dataclass
+class Loaded:
+    """A model in memory, and its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+    bytes: int
+
+
+@dataclass
+class Shelf:
+    """Models in memory, shared by all visitors: the least recently used goes first when room is needed."""
+
+    models: OrderedDict[tuple[Any, ...], Loaded] = field(default_factory=OrderedDict)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, path: Path, base: Path) -> Loaded:
+        """The model at `path`; `base` gives config and tokenizer where it has none of its own."""
+        with self.lock:
+            checkpoint = open_checkpoint(path)
+            key = (path.resolve(), base.resolve(), *_stamp(checkpoint))
+            if key not in self.models:
+                size = _memory(checkpoint)
+                self._make_room(size, checkpoint.name)
+                self.models[key] = _load(checkpoint, open_checkpoint(base), size)
+            self.models.move_to_end(key)
+            return self.models[key]
+
+    def _make_room(self, size: int, name: str) -> None:
+        while size > (free := _free_memory()) * LIMIT and self.models:
+            self.models.popitem(last=False)
+        if size > free:
+            raise MergeError(
+                f"{name} needs {size / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free. Sample a smaller model."
+            )
+
+
+SHELF = Shelf()
+
+
+def _stamp(checkpoint: Checkpoint) -> tuple[tuple[str, int, int], ...]:
+    files = sorted({entry.file for entry in checkpoint.entries.values()})
+    return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+
+
+def _memory(checkpoint: Checkpoint) -> int:
+    """Bytes it takes in memory: float32 while that is small, which processors are quicker with, else its own dtype."""
+    whole = checkpoint.parameters * 4
+    return whole if whole <= 2 << 30 else checkpoint.bytes
+
+
+def _free_memory() -> int:
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 8 << 30  # the system does not say
+
+
+def _load(checkpoint: Checkpoint, base: Checkpoint, size: int) -> Loaded:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    own = checkpoint if checkpoint.config else base
+    if not own.config:
+        raise MergeError(f"{checkpoint.name} has no config.json, and neither has the base. Choose a model folder.")
+    dtype = torch.float32 if size == checkpoint.parameters * 4 else "auto"
+    try:
+        config = AutoConfig.from_pretrained(own.folder, local_files_only=True, trust_remote_code=False)
+        if checkpoint.config:
+            model = AutoModelForCausalLM.from_pretrained(
+                checkpoint.folder,
+                config=config,
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
+        else:
+            state = {name: checkpoint.tensor(name) for name in checkpoint.entries}
+            kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+            model = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
+        home = checkpoint if (checkpoint.folder / "tokenizer_config.json").is_file() else base
+        tokenizer = AutoTokenizer.from_pretrained(home.folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise MergeError(f"{checkpoint.name} could not be loaded to sample from: {reason}") from error
+    return Loaded(model.eval(), tokenizer, size)
+
+
+def answers(paths: list[Path], base: Path, ask: Ask, stop: threading.Event | None = None) -> Iterator[list[str]]:
+    """The answers so far of all models, one text each, every time each of them has said one more token.
+
+    Models answer together while they fit the memory together, else one after another.
+    """
+    ask.checked()
+    texts = [""] * len(paths)
+    for batch in _batches(paths):
+        streams = {index: _stream(SHELF.take(paths[index], base), ask) for index in batch}
+        while streams and not (stop and stop.is_set()):
+            for index in list(streams):
+                text = next(streams[index], None)
+                if text is None:
+                    del streams[index]
+                else:
+                    texts[index] = text
+            yield list(texts)
+
+
+def _batches(paths: list[Path]) -> Iterator[list[int]]:
+    room = _free_memory() * LIMIT
+    batch: list[int] = []
+    for index, path in enumerate(paths):
+        size = _memory(open_checkpoint(path))
+        if batch and size > room:
+            yield batch
+            batch, room = [], _free_memory() * LIMIT
+        batch.append(index)
+        room -= size
+    yield batch
+
+
+def _stream(loaded: Loaded, ask: Ask) -> Iterator[str]:
+    """The model's answer as it grows by a token at a time."""
+    model, tokenizer = loaded.model, loaded.tokenizer
+    tokens = _prompt_tokens(loaded, ask)
+    generator = torch.Generator().manual_seed(ask.seed)
+    ends = model.generation_config.eos_token_id
+    ends = set(ends if isinstance(ends, list) else [ends])
+    said: list[int] = []
+    past = None
+    with torch.inference_mode():
+        for _ in range(ask.length):
+            out = model(input_ids=torch.tensor([tokens]), past_key_values=past, use_cache=True)
+            past = out.past_key_values
+            token = _draw(out.logits[0, -1].float(), ask, generator)
+            if token in ends:
+                return
+            said.append(token)
+            tokens = [token]
+            yield tokenizer.decode(said, skip_special_tokens=True)
+
+
+def _prompt_tokens(loaded: Loaded, ask: Ask) -> list[int]:
+    tokenizer, config = loaded.tokenizer, loaded.model.config
+    if ask.chat and tokenizer.chat_template:
+        turns = [{"role": "user", "content": ask.prompt}]
+        tokens = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+    else:
+        tokens = tokenizer(ask.prompt)["input_ids"]
+    if not tokens:
+        start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        if start is None:
+            raise MergeError("The prompt is empty. Write one.")
+        tokens = [start]
+    room = getattr(config, "max_position_embeddings", 0) or len(tokens) + ask.length
+    if ask.length >= room:
+        raise MergeError(f"The model can only see {room} tokens. Lower the length below that.")
+    return list(tokens[-(room - ask.length) :])
+
+
+def _draw(logits: Any, ask: Ask, generator: Any) -> int:
+    if ask.temperature == 0:
+        return int(logits.argmax())
+    chances, tokens = (logits / ask.temperature).softmax(0).sort(descending=True)
+    kept = chances.cumsum(0) - chances < ask.top_p  # the fewest likely tokens that make up top_p
+    drawn = torch.multinomial(chances * kept, 1, generator=generator)
+    return int(tokens[drawn])

@@ -1,0 +1,161 @@
+"""The fate of every tensor, and the sentences with which an expert that does not fit is refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from merging.checkpoint import Checkpoint, open_checkpoint
+from merging.errors import MergeError
+from merging.plan import misfit, plan
+from tests.conftest import write_model
+
+TIED = {"model_type": "llama", "tie_word_embeddings": True}
+
+
+def opened(folder: Path, tensors: dict[str, Tensor], config: dict[str, object] | None = None) -> Checkpoint:
+    return open_checkpoint(write_model(folder, tensors, config))
+
+
+def two(**tensors: Tensor) -> dict[str, Tensor]:
+    """Two tensors, with others in their place or beside them."""
+    return {"a": torch.ones(2, 3), "b": torch.ones(3)} | tensors
+
+
+def test_an_expert_of_the_same_names_and_shapes_fits(tmp_path: Path) -> None:
+    base, expert = opened(tmp_path / "base", two()), opened(tmp_path / "expert", two())
+
+    assert misfit(base, expert) == ""
+
+
+def test_an_expert_of_another_precision_fits(tmp_path: Path) -> None:
+    base, expert = opened(tmp_path / "base", two()), opened(tmp_path / "expert", two(a=torch.ones(2, 3).half()))
+
+    assert misfit(base, expert) == ""
+    assert plan(base, [expert]).written[0].dtype == "F32"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "sentence"),
+    [
+        ({"a": torch.ones(2, 3)}, "It has no tensor `b`, so it is of another architecture than the base."),
+        ({"c": torch.ones(1)}, "It has no tensor `a` and lacks 1 more, so it is of another architecture than the base."),
+        (two(a=torch.ones(3, 2)), "`a` is 3 × 2 in it and 2 × 3 in the base model."),
+        (two(a=torch.tensor(1.0)), "`a` is a single number in it and 2 × 3 in the base model."),
+        (two(a=torch.ones(3), b=torch.ones(4)), "`a` is 3 in it and 2 × 3 in the base model (1 more differ)."),
+        (two(a=torch.ones(2, 3, dtype=torch.int8)), "`a` has dtype I8 in it, so it is quantised."),
+    ],
+)
+def test_an_expert_that_does_not_fit_is_told_why(tensors: dict[str, Tensor], sentence: str, tmp_path: Path) -> None:
+    base, expert = opened(tmp_path / "base", two()), opened(tmp_path / "expert", tensors)
+
+    assert misfit(base, expert) == sentence
+
+
+def test_an_adapter_is_told_from_a_model(tmp_path: Path) -> None:
+    base, expert = opened(tmp_path / "base", two()), opened(tmp_path / "expert", two())
+    (tmp_path / "expert" / "adapter_config.json").write_text("{}")
+
+    assert misfit(base, expert) == "It is a LoRA adapter, which cannot be merged yet: choose a full model."
+
+
+def test_all_experts_that_do_not_fit_are_named_at_once(tmp_path: Path) -> None:
+    base = opened(tmp_path / "base", two())
+    good = opened(tmp_path / "good", two())
+    wide = opened(tmp_path / "wide", two(b=torch.ones(4)))
+    other = opened(tmp_path / "other", {"a": torch.ones(2, 3)})
+
+    with pytest.raises(MergeError) as caught:
+        plan(base, [good, wide, other])
+
+    assert str(caught.value) == (
+        "wide: `b` is 4 in it and 3 in the base model.\n"
+        "other: It has no tensor `b`, so it is of another architecture than the base.\n"
+        "Remove these experts."
+    )
+
+
+def test_one_expert_that_does_not_fit_is_to_be_removed(tmp_path: Path) -> None:
+    base, wide = opened(tmp_path / "base", two()), opened(tmp_path / "wide", two(b=torch.ones(4)))
+
+    with pytest.raises(MergeError, match=r"\nRemove this expert\.$"):
+        plan(base, [wide])
+
+
+def test_every_tensor_has_a_fate(tmp_path: Path) -> None:
+    start = {"w": torch.ones(2), "ids": torch.arange(3), "empty": torch.ones(0, 2), "mask": torch.tensor([True])}
+    base = opened(tmp_path / "base", start)
+    expert = opened(tmp_path / "math", start | {"extra": torch.ones(1)})
+
+    work = plan(base, [expert])
+
+    assert work.fates == {
+        "w": "merged",
+        "ids": "copied from the base: it does not hold floating-point numbers",
+        "mask": "copied from the base: it does not hold floating-point numbers",
+        "empty": "copied from the base: it is empty",
+        "extra": "left out: only math has it, the base does not",
+    }
+    assert {entry.name for entry in work.written} == {"w", "ids", "empty", "mask"}
+    assert work.bytes == 2 * 4 + 3 * 8 + 1
+
+
+def test_what_is_copied_need_not_be_in_the_experts(tmp_path: Path) -> None:
+    base = opened(tmp_path / "base", {"w": torch.ones(2), "ids": torch.arange(3)})
+
+    assert misfit(base, opened(tmp_path / "expert", {"w": torch.ones(2)})) == ""
+
+
+def test_tensors_are_planned_in_the_order_of_the_layers(tmp_path: Path) -> None:
+    names = ["model.norm.weight", "model.layers.1.w", "model.embed_tokens.weight", "model.layers.0.w"]
+    base = opened(tmp_path / "base", {name: torch.ones(1) for name in names})
+
+    assert plan(base, [base]).merged == (
+        "model.embed_tokens.weight",
+        "model.layers.0.w",
+        "model.layers.1.w",
+        "model.norm.weight",
+    )
+
+
+def test_a_head_stored_beside_its_tied_embedding_is_left_out(tmp_path: Path) -> None:
+    stored = {"model.embed_tokens.weight": torch.ones(4, 2), "lm_head.weight": torch.ones(4, 2)}
+    base = opened(tmp_path / "base", stored, TIED)
+    expert = opened(tmp_path / "expert", {"model.embed_tokens.weight": torch.ones(4, 2)}, TIED)
+
+    work = plan(base, [expert])
+
+    assert work.merged == ("model.embed_tokens.weight",)
+    assert work.dropped == {"lm_head.weight": "left out: the embedding is used in its place, as the config says"}
+
+
+def test_a_tied_head_that_is_the_only_copy_is_merged(tmp_path: Path) -> None:
+    stored = {"lm_head.weight": torch.ones(4, 2), "model.norm.weight": torch.ones(2)}
+    base, expert = opened(tmp_path / "base", stored, TIED), opened(tmp_path / "expert", stored, TIED)
+
+    assert set(plan(base, [expert]).merged) == set(stored)
+
+
+def test_a_head_that_is_not_tied_is_merged(tmp_path: Path) -> None:
+    stored = {"model.embed_tokens.weight": torch.ones(4, 2), "lm_head.weight": torch.ones(4, 2)}
+    base, expert = opened(tmp_path / "base", stored), opened(tmp_path / "expert", stored)
+
+    assert set(plan(base, [expert]).merged) == set(stored)
+
+
+def test_an_experts_own_copy_of_the_tied_head_is_left_out(tmp_path: Path) -> None:
+    embedding = {"model.embed_tokens.weight": torch.ones(4, 2)}
+    base = opened(tmp_path / "base", embedding, TIED)
+    expert = opened(tmp_path / "expert", embedding | {"lm_head.weight": torch.ones(4, 2)}, TIED)
+
+    assert plan(base, [expert]).dropped == {"lm_head.weight": "left out: the embedding is used in its place"}
+
+
+def test_a_base_with_nothing_to_merge_is_refused(tmp_path: Path) -> None:
+    base = opened(tmp_path / "base", {"ids": torch.arange(3)})
+
+    with pytest.raises(MergeError) as caught:
+        plan(base, [base])
+
+    assert str(caught.value) == "base has no floating-point tensor to merge. Choose another base model."

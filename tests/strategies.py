@@ -1,0 +1,68 @@
+"""What Hypothesis may draw: tensors as checkpoints hold them, groups of them, and values within a Param's range."""
+
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import Tensor
+
+from merging.method import Group, Method
+from merging.params import Param
+
+SHAPES = st.sampled_from([(), (1,), (2,), (7,), (3, 4), (5, 1), (2, 3, 2)])
+FLOATS = st.floats(-4, 4, width=32, allow_subnormal=False)
+# Bit patterns, so that denormal numbers, both zeros and the largest numbers are as likely as any.
+BITS = st.one_of(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x7F7FFFFF, 0xFF7FFFFF, 0x3F800000, 0xBF800000]),
+)
+
+
+def filled(shape: tuple[int, ...]) -> st.SearchStrategy[Tensor]:
+    """Tensors of one shape; many of their entries are small whole numbers, so that ties and zeros are common."""
+    size = torch.Size(shape).numel()
+    entries = st.one_of(st.integers(-2, 2).map(float), FLOATS)
+    return st.lists(entries, min_size=size, max_size=size).map(lambda numbers: torch.tensor(numbers).reshape(shape))
+
+
+def tensors() -> st.SearchStrategy[Tensor]:
+    """Finite float32 tensors of up to three dimensions."""
+    return SHAPES.flatmap(filled)
+
+
+@st.composite
+def models(draw: st.DrawFn, least: int = 1, most: int = 4) -> list[Group]:
+    """One to three tensors of a base model and of its experts."""
+    experts = draw(st.integers(least, most))
+    shapes = draw(st.lists(SHAPES, min_size=1, max_size=3))
+    groups = []
+    for number, shape in enumerate(shapes):
+        base = draw(filled(shape))
+        groups.append(Group(f"w{number}", base, torch.stack([draw(filled(shape)) for _ in range(experts)])))
+    return groups
+
+
+def finite_floats(least: int = 1, most: int = 64) -> st.SearchStrategy[Tensor]:
+    """Flat float32 tensors of any finite bit patterns."""
+
+    def read(bits: list[int]) -> Tensor:
+        return torch.tensor(bits).to(torch.int64).sub(2**32 * (torch.tensor(bits) >= 2**31)).int().view(torch.float32)
+
+    return st.lists(BITS.filter(lambda bits: bits >> 23 & 0xFF != 0xFF), min_size=least, max_size=most).map(read)
+
+
+def values(param: Param) -> st.SearchStrategy[Any]:
+    """Any value that the parameter allows."""
+    if param.kind == "switch":
+        return st.booleans()
+    if param.kind == "choice":
+        return st.sampled_from(param.choices)
+    numbers = st.floats(param.low, param.high)
+    return st.none() | numbers if param.optional else numbers
+
+
+@st.composite
+def settings(draw: st.DrawFn, method: Method, **fixed: Any) -> dict[str, Any]:
+    """Values for every parameter of a method that is not per expert, by argument name."""
+    drawn = {p.name: draw(values(p)) for p in method.params.values() if not p.per_expert and p.name not in fixed}
+    return drawn | {name: value for name, value in fixed.items() if name in method.params}

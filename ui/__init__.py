@@ -1,0 +1,1 @@
+"""The screen: Gradio and Plotly live here."""

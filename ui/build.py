@@ -1,0 +1,220 @@
+"""Stacks the four steps into one page and wires them to each other."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from merging.errors import MergeError, MergeStopped
+from ui.errors import notice
+from ui.jobs import stop as stop_job
+from ui.merge_panel import Merge, fresh_folder, merge_panel, recipe_of, run_merge
+from ui.models_panel import Models, Selection, models_panel, read_models
+from ui.sample_panel import Sample, run_sample, sample_panel
+from ui.see_panel import (
+    Coefficients,
+    See,
+    coefficients_panel,
+    describe,
+    draw_coefficients,
+    draw_norms,
+    make_comparison,
+    see_panel,
+    show_tensor,
+)
+
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+QUIET: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "always_last"}
+
+
+def build(folder: Path | None = None) -> gr.Blocks:
+    """The whole page; `folder` holds further models to offer beside the embedded family."""
+    with gr.Blocks(title="Mergescope", delete_cache=(3600, 86400)) as demo:
+        _header()
+        with gr.Column(elem_id="step-models", elem_classes="step"):
+            _heading(1, "Models", "A base, and experts that were fine-tuned from it.")
+            models = models_panel(folder)
+        with gr.Row(elem_id="workbench"):
+            with gr.Column(elem_id="step-see", elem_classes="step"):
+                _heading(2, "See", "How far each expert moved, tensor by tensor. Click a cell to look into it.")
+                see = see_panel()
+            with gr.Column(elem_id="step-weights", elem_classes="step"):
+                gr.HTML('<h2 class="side">Merge coefficients</h2>', padding=False)
+                weights = coefficients_panel()
+            with gr.Column(elem_id="step-merge", elem_classes="step"):
+                _heading(3, "Merge", "Choose how, watch the coefficients follow, then write the model.")
+                merging = merge_panel(models.selection)
+        with gr.Column(elem_id="step-sample", elem_classes="step"):
+            _heading(4, "Sample", "The same prompt and the same seed for all of them.")
+            sample = sample_panel()
+        _wire_models(demo, models, see, weights, merging)
+        _wire_see(models, see, weights)
+        _wire_coefficients(models, weights, merging)
+        _wire_merge(models, merging)
+        _wire_sample(models, merging, sample)
+    return demo
+
+
+def _header() -> None:
+    with gr.Row(elem_id="header"):
+        gr.HTML(
+            "<h1>Mergescope</h1><p>See what merging fine-tuned models will do, and then do it.</p>", elem_id="title"
+        )
+        theme = gr.Button("Light or dark", size="sm", elem_id="theme", scale=0)
+        theme.click(None, None, None, js="() => { document.body.classList.toggle('dark'); }", **PRIVATE)
+
+
+def _heading(number: int, title: str, text: str) -> None:
+    gr.HTML(f'<h2><span class="number">{number}</span>{title}</h2><p class="lead">{text}</p>', padding=False)
+
+
+def _form(merging: Merge) -> list[Any]:
+    return [*merging.form.values(), merging.weights]
+
+
+def _fields(merging: Merge, values: tuple[Any, ...]) -> tuple[dict[str, Any], dict[str, float]]:
+    *known, weights = values
+    return dict(zip(merging.form, known, strict=True)), weights
+
+
+def _wire_models(demo: gr.Blocks, models: Models, see: See, weights: Coefficients, merging: Merge) -> None:
+    def on_selection(
+        request: gr.Request, selection: Selection, kind: str, *values: Any
+    ) -> Iterator[tuple[Any, Any, Any, Any, Any, Any]]:
+        blank = ("", None)  # the tensor that was looked at may not be in these models
+        if not selection.ready:
+            yield None, "", *blank, None, ""
+            return
+        try:
+            for progress in make_comparison(selection, request.session_hash or ""):
+                yield gr.skip(), notice(progress, "info"), *blank, gr.skip(), gr.skip()
+        except MergeStopped:
+            return
+        except MergeError as error:
+            yield None, notice(str(error)), *blank, None, ""
+            return
+        fields, weighed = _fields(merging, values)
+        recipe = recipe_of(selection, fields, weighed, all_of_them=False)
+        figure, caption, _ = draw_coefficients(selection, recipe, quick=False)
+        yield draw_norms(selection, kind), describe(selection), *blank, figure, caption
+
+    gr.on(
+        [demo.load, models.base.change, models.experts.change],
+        read_models,
+        [models.base, models.experts],
+        [models.table, models.selection],
+        **QUIET,
+    ).then(
+        on_selection,
+        [models.selection, see.norm, *_form(merging)],
+        [see.norms, see.note, see.detail, see.histogram, weights.plot, weights.caption],
+        **QUIET,
+    )
+
+
+def _wire_see(models: Models, see: See, weights: Coefficients) -> None:
+    def on_cell(selection: Selection, event: gr.EventData) -> tuple[str, Any]:
+        return show_tensor(selection, str(event.cell))
+
+    see.norm.change(draw_norms, [models.selection, see.norm], see.norms, **QUIET)
+    for plot in (see.norms, weights.plot):
+        plot.cell_select(on_cell, models.selection, [see.detail, see.histogram], **QUIET)
+
+
+def _wire_coefficients(models: Models, weights: Coefficients, merging: Merge) -> None:
+    moves: Counter[str] = Counter()  # how often each visitor moved a control; only to know what is stale
+
+    def on_move(request: gr.Request, selection: Selection, *values: Any) -> tuple[Any, ...]:
+        moves[request.session_hash or ""] += 1
+        recipe = recipe_of(selection, *_fields(merging, values), all_of_them=False)
+        figure, caption, exact = draw_coefficients(selection, recipe, quick=True)
+        return figure, caption, exact
+
+    def on_rest(request: gr.Request, selection: Selection, exact: bool, *values: Any) -> Iterator[tuple[Any, Any]]:
+        if exact:
+            return
+        move = moves[request.session_hash or ""]
+        recipe = recipe_of(selection, *_fields(merging, values), all_of_them=False)
+        figure, caption, _ = draw_coefficients(selection, recipe, quick=False)
+        if moves[request.session_hash or ""] == move:
+            yield figure, caption
+
+    drawn_exactly = gr.State(True)
+    controls = [*merging.form.values(), merging.weights]
+    gr.on(
+        [control.change for control in controls],
+        on_move,
+        [models.selection, *_form(merging)],
+        [weights.plot, weights.caption, drawn_exactly],
+        concurrency_limit=4,
+        **QUIET,
+    ).then(
+        on_rest,
+        [models.selection, drawn_exactly, *_form(merging)],
+        [weights.plot, weights.caption],
+        concurrency_limit=2,
+        **QUIET,
+    )
+
+
+def _wire_merge(models: Models, merging: Merge) -> None:
+    def on_method(chosen: str) -> list[Any]:
+        return [*(gr.Group(visible=name == chosen) for name in merging.sections), fresh_folder(chosen)]
+
+    def on_run(
+        request: gr.Request, selection: Selection, output: str, last: str, *values: Any
+    ) -> Iterator[tuple[str, str]]:
+        fields, weighed = _fields(merging, values)
+        recipe = recipe_of(selection, fields, weighed, all_of_them=True)
+        for shown, folder in run_merge(recipe, output, request.session_hash or ""):
+            yield shown, folder or last
+
+    merging.form["method"].change(
+        on_method, merging.form["method"], [*merging.sections.values(), merging.output], **QUIET
+    )
+    merging.run.click(_working, None, [merging.run, merging.stop], queue=False, **PRIVATE).then(
+        on_run,
+        [models.selection, merging.output, merging.merged, *_form(merging)],
+        [merging.status, merging.merged],
+        concurrency_limit=1,
+        concurrency_id="merge",
+        show_progress="hidden",
+        **PRIVATE,
+    ).then(_resting, None, [merging.run, merging.stop], queue=False, **PRIVATE)
+    merging.merged.change(fresh_folder, merging.form["method"], merging.output, **QUIET)
+    merging.stop.click(_stopper("merge"), None, None, queue=False, **PRIVATE)
+
+
+def _wire_sample(models: Models, merging: Merge, sample: Sample) -> None:
+    def on_run(request: gr.Request, selection: Selection, merged: str, *values: Any) -> Iterator[str]:
+        fields = dict(zip(sample.form, values, strict=True))
+        yield from run_sample(selection, merged, fields, request.session_hash or "")
+
+    sample.run.click(_working, None, [sample.run, sample.stop], queue=False, **PRIVATE).then(
+        on_run,
+        [models.selection, merging.merged, *sample.form.values()],
+        sample.answers,
+        concurrency_limit=2,
+        show_progress="hidden",
+        **PRIVATE,
+    ).then(_resting, None, [sample.run, sample.stop], queue=False, **PRIVATE)
+    sample.stop.click(_stopper("sample"), None, None, queue=False, **PRIVATE)
+
+
+def _working() -> tuple[Any, Any]:
+    return gr.Button(interactive=False), gr.Button(interactive=True)
+
+
+def _resting() -> tuple[Any, Any]:
+    return gr.Button(interactive=True), gr.Button(interactive=False)
+
+
+def _stopper(kind: str) -> Any:
+    def stop(request: gr.Request) -> None:
+        stop_job(request.session_hash or "", kind)
+
+    return stop

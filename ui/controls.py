@@ -1,0 +1,22 @@
+"""Param to component: the only such mapping."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from merging.params import Param
+
+
+def control(param: Param, value: Any = None, label: str = "", **extra: Any) -> gr.components.Component:
+    """The component that sets a parameter, with its range and words."""
+    value = param.default if value is None else value
+    words: dict[str, Any] = {"label": label or param.label, "info": param.help, **extra}
+    if param.kind == "switch":
+        return gr.Checkbox(value, **words)
+    if param.kind == "choice":
+        return gr.Radio(list(param.choices), value=value, **words)
+    if param.optional:
+        return gr.Number(value, minimum=param.low, maximum=param.high, **words)
+    return gr.Slider(param.low, param.high, value=value, step=param.step, **words)

@@ -1,0 +1,65 @@
+"""Long work in a thread of its own: what it reports, as a stream; and a way to stop it that the work agrees to."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+STOPS: dict[tuple[str, str], threading.Event] = {}  # by visitor and kind of work
+
+
+@contextmanager
+def stoppable(visitor: str, kind: str) -> Iterator[threading.Event]:
+    """An event that is set when this visitor asks this kind of work to stop, or when the work is abandoned."""
+    event = STOPS[visitor, kind] = threading.Event()
+    try:
+        yield event
+    finally:
+        event.set()
+        if STOPS.get((visitor, kind)) is event:
+            del STOPS[visitor, kind]
+
+
+def stop(visitor: str, kind: str) -> None:
+    """Ask the visitor's work of this kind to stop."""
+    if event := STOPS.get((visitor, kind)):
+        event.set()
+
+
+class Job:
+    """A function running in a thread. Going over the job gives what it reports, the newest only when it hurries."""
+
+    def __init__(self, work: Callable[[Callable[[Any], None]], Any], every: float = 0.1) -> None:
+        self.inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.every = every
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._run, args=(work,), daemon=True)
+        self.thread.start()
+
+    def _run(self, work: Callable[[Callable[[Any], None]], Any]) -> None:
+        try:
+            self.value = work(self.inbox.put)
+        except BaseException as error:  # raised again in the thread that waits for the result
+            self.error = error
+        finally:
+            self.inbox.put(self)
+
+    def __iter__(self) -> Iterator[Any]:
+        latest = self.inbox.get()
+        while latest is not self:
+            yield latest
+            self.thread.join(self.every)
+            latest = self.inbox.get()
+            while latest is not self and not self.inbox.empty():
+                latest = self.inbox.get()
+
+    def result(self) -> Any:
+        """What the function returned, or its error; waits for it."""
+        self.thread.join()
+        if self.error:
+            raise self.error
+        return self.value

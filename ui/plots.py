@@ -1,0 +1,219 @@
+"""Numbers about models as Plotly figures: norms by layer and module, and coefficients by tensor and expert."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from merging.places import Place, module_order, place
+
+COLUMNS = 3  # panels side by side
+SCALE = "Cividis"  # readable for colour-blind eyes, and in grey
+SIGNED = "RdBu"
+STEPS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # where the scale of coefficients may end: it must not jump about
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where each tensor's cell is: rows are layers, columns modules; tensors outside the layers stand apart."""
+
+    rows: list[str]
+    modules: list[str]
+    cells: dict[str, tuple[str, str]]  # a tensor's row and column
+    apart: dict[str, str]  # a tensor outside the layers, and its label
+
+
+def grid(names: tuple[str, ...]) -> Grid:
+    """Sort tensors into layers and modules by their names."""
+    places = {name: place(name) for name in names}
+    inside = {name: at for name, at in places.items() if at.layer is not None}
+    rows = list(dict.fromkeys(at.row for at in inside.values()))
+    modules = sorted(dict.fromkeys(at.module for at in inside.values()), key=module_order)
+    cells = {name: (at.row, at.module) for name, at in inside.items()}
+    apart = {name: at.module for name, at in places.items() if at.layer is None}
+    return Grid(rows, modules, cells, apart)
+
+
+def norms_figure(
+    names: tuple[str, ...], experts: tuple[str, ...], table: list[list[float]], label: str
+) -> go.Figure:
+    """One panel per expert on one colour scale: rows layers, columns modules; embeddings and head underneath.
+
+    `table` has a row per tensor and a column per expert; NaN leaves a hole.
+    """
+    layout = grid(names)
+    across = min(len(experts), COLUMNS)
+    down = math.ceil(len(experts) / COLUMNS)
+    tall = min(max(24 * len(layout.rows), 120), 620) if layout.rows else 0
+    flat = 26 if layout.apart else 0
+    heights = [height for _ in range(down) for height in ([tall] if tall else []) + ([flat] if flat else [])]
+    height = sum(heights) + 46 * len(heights) + 60
+    figure = make_subplots(
+        len(heights),
+        across,
+        row_heights=heights,
+        horizontal_spacing=0.03 if across > 1 else 0,
+        vertical_spacing=(46 / (height - 60)) if len(heights) > 1 else 0,
+        subplot_titles=_titles(experts, across, down, per_panel=len(heights) // down),
+    )
+    figure.update_xaxes(type="category", ticks="", showgrid=False, tickfont={"size": 11}, tickangle=-90)
+    figure.update_yaxes(type="category", ticks="", showgrid=False, tickfont={"size": 11})
+    top = max((value for row in table for value in row if math.isfinite(value)), default=1.0) or 1.0
+    for index, expert in enumerate(experts):
+        values = {name: row[index] for name, row in zip(names, table, strict=True)}
+        first, column = index // COLUMNS * (len(heights) // down) + 1, index % COLUMNS + 1
+        if tall:
+            figure.add_trace(_layers(layout, values, expert, label), first, column)
+            figure.update_yaxes(autorange="reversed", showticklabels=column == 1, row=first, col=column)
+        if flat:
+            figure.add_trace(_apart(layout, values, expert, label), first + bool(tall), column)
+            figure.update_yaxes(showticklabels=False, row=first + bool(tall), col=column)
+            figure.update_xaxes(tickangle=0, row=first + bool(tall), col=column)
+    figure.update_layout(
+        height=height,
+        margin={"l": 48, "r": 12, "t": 34, "b": 26},
+        coloraxis={"colorscale": SCALE, "cmin": 0, "cmax": top, "colorbar": _bar(label)},
+        dragmode=False,
+    )
+    figure.update_annotations(font={"size": 13})
+    return figure
+
+
+def _titles(experts: tuple[str, ...], across: int, down: int, per_panel: int) -> list[str]:
+    titles = []
+    for row in range(down):
+        shown = [*experts[row * across : (row + 1) * across]]
+        titles += [f"<b>{_plain(expert)}</b>" for expert in shown] + [""] * (across - len(shown))
+        titles += [""] * across * (per_panel - 1)
+    return titles
+
+
+def _plain(text: str) -> str:
+    """Text without the markup that Plotly would act on."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _bar(label: str) -> dict[str, Any]:
+    return {"title": {"text": label, "side": "right"}, "thickness": 12, "outlinewidth": 0, "tickfont": {"size": 11}}
+
+
+def _layers(layout: Grid, values: dict[str, float], expert: str, label: str) -> go.Heatmap:
+    found = {cell: name for name, cell in layout.cells.items()}
+    z = [[_number(values, found.get((row, module))) for module in layout.modules] for row in layout.rows]
+    names = [[found.get((row, module)) for module in layout.modules] for row in layout.rows]
+    rows = [_row_label(row) for row in layout.rows]
+    return _heatmap(z, layout.modules, rows, names, expert, label)
+
+
+def _apart(layout: Grid, values: dict[str, float], expert: str, label: str) -> go.Heatmap:
+    z = [[_number(values, name) for name in layout.apart]]
+    return _heatmap(z, list(layout.apart.values()), [""], [list(layout.apart)], expert, label)
+
+
+def _row_label(row: str) -> str:
+    return f"layer {row}" if row.isdigit() else row
+
+
+def _number(values: dict[str, float], name: str | None) -> float | None:
+    value = values.get(name, math.nan) if name else math.nan
+    return float(f"{value:.5g}") if math.isfinite(value) else None
+
+
+def _heatmap(z: Any, x: list[str], y: list[str], names: Any, expert: str, label: str, **extra: Any) -> go.Heatmap:
+    where = "%{customdata}<br>" + f"{_plain(expert)}: " if expert else "%{customdata}<br>%{x}: "
+    return go.Heatmap(
+        z=z,
+        x=x,
+        y=y,
+        customdata=names,
+        name=expert,
+        hovertemplate=f"{where}<b>%{{z:.4g}}</b> {label}<extra></extra>",
+        coloraxis="coloraxis",
+        **({"xgap": 1, "ygap": 1} | extra),
+    )
+
+
+def coefficients_figure(
+    names: tuple[str, ...], experts: tuple[str, ...], table: list[list[float]], label: str, height: int = 560
+) -> go.Figure:
+    """Rows are tensors, layer by layer; columns are experts. NaN leaves a hole."""
+    rows: list[tuple[str | None, Place | None]] = []
+    for name in names:
+        at = place(name)
+        if rows and rows[-1][1] and rows[-1][1].row != at.row:
+            rows.append((None, None))  # a gap between layers
+        rows.append((name, at))
+    known = dict(zip(names, table, strict=True))
+    z = [[_number({name: value}, name) for value in known[name]] if name else [None] * len(experts) for name, _ in rows]
+    y = [str(index) for index in range(len(rows))]
+    values = [value for row in table for value in row if math.isfinite(value)]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    signed = low < 0
+    reach = next((step for step in STEPS if step >= max(high, -low)), max(high, -low))
+    figure = go.Figure(
+        _heatmap(
+            z, [_plain(expert) for expert in experts], y, [[name] * len(experts) for name, _ in rows], "", label,
+            ygap=1 if len(rows) < 120 else 0, xgap=2,
+        )
+    )  # fmt: skip
+    ticks, texts = _tensor_ticks(rows, height)
+    figure.update_layout(
+        height=height,
+        margin={"l": 96, "r": 8, "t": 40, "b": 8},
+        coloraxis={
+            "colorscale": SIGNED if signed else SCALE,
+            "cmin": -reach if signed else 0,
+            "cmax": reach,
+            "colorbar": _bar(label),
+        },
+        dragmode=False,
+    )
+    figure.update_xaxes(type="category", side="top", ticks="", showgrid=False, tickfont={"size": 12})
+    figure.update_yaxes(
+        type="category", autorange="reversed", ticks="", showgrid=False, tickvals=ticks, ticktext=texts,
+        tickfont={"size": 10},
+    )  # fmt: skip
+    return figure
+
+
+def _tensor_ticks(rows: list[tuple[str | None, Place | None]], height: int) -> tuple[list[str], list[str]]:
+    """A label for each tensor while they have the room; then for each layer; then for every so many."""
+    each = (height - 50) / max(len(rows), 1)
+    if each >= 11:
+        shown = [(str(i), f"{at.row} · {at.module}" if at.row else at.module) for i, (_, at) in enumerate(rows) if at]
+    else:
+        first = {at.row or at.module: i for i, (_, at) in reversed(list(enumerate(rows))) if at}
+        layers = sorted((i, _row_label(row)) for row, i in first.items())
+        every = math.ceil(len(layers) * 13 / (height - 50))
+        shown = [(str(i), row) for i, row in layers[::every]]
+    return [tick for tick, _ in shown], [text for _, text in shown]
+
+
+def histogram_figure(edges: list[float], counts: dict[str, list[float]]) -> go.Figure:
+    """How the entries of one tensor's task vectors are spread, a line per expert, on a logarithmic scale."""
+    middles = [(low + high) / 2 for low, high in zip(edges, edges[1:], strict=False)]
+    figure = go.Figure()
+    for colour, (expert, count) in zip(_colours(), counts.items(), strict=False):
+        figure.add_scatter(
+            x=middles, y=[value or None for value in count], name=_plain(expert), mode="lines",
+            line={"color": colour, "width": 2, "shape": "hvh"}, hovertemplate="%{y:,} entries near %{x:.3g}",
+        )  # fmt: skip
+    figure.update_layout(
+        height=220,
+        margin={"l": 48, "r": 8, "t": 8, "b": 40},
+        legend={"orientation": "h", "y": 1.12, "x": 0},
+        hovermode="x",
+        dragmode=False,
+    )
+    figure.update_xaxes(title="entry of the task vector", gridcolor="rgba(128,128,128,.2)", zeroline=False)
+    figure.update_yaxes(type="log", title="entries", gridcolor="rgba(128,128,128,.2)", dtick=1)
+    return figure
+
+
+def _colours() -> list[str]:
+    """Okabe and Ito's colours, which colour-blind eyes tell apart."""
+    return ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999"] * 4

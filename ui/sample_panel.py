@@ -1,0 +1,98 @@
+"""Step 4, Sample: what base, experts and merge write after the same prompt, side by side."""
+
+from __future__ import annotations
+
+import html
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from merging.errors import MergeError
+from merging.generate import Ask, answers
+from ui.errors import notice
+from ui.jobs import stoppable
+from ui.models_panel import Selection
+
+EXAMPLES = {
+    "A play": "[Enter ",
+    "Scripture": "7 And the LORD said unto ",
+    "Code": "    def read(self, ",
+    "Prose": "The President of the United States ",
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The components of the section."""
+
+    form: dict[str, Any]
+    run: gr.Button
+    stop: gr.Button
+    answers: gr.HTML
+
+
+def sample_panel() -> Sample:
+    prompt = gr.Textbox(EXAMPLES["A play"], label="Prompt", lines=3, elem_id="prompt")
+    with gr.Row(elem_classes="examples"):
+        for label, text in EXAMPLES.items():
+            example = gr.Button(label, size="sm", variant="secondary", min_width=80)
+            example.click(_setter(text), None, prompt, show_progress="hidden", api_visibility="private")
+    with gr.Row(elem_classes="sample-settings"):
+        form = {
+            "prompt": prompt,
+            "temperature": gr.Slider(0, 2, 0.7, step=0.05, label="Temperature", info="0 takes the likeliest token."),
+            "top_p": gr.Slider(0.05, 1, 0.95, step=0.05, label="Top-p", info="Only the likeliest, up to this share."),
+            "length": gr.Slider(1, 400, 100, step=1, label="Length", info="In tokens.", elem_id="sample-length"),
+            "seed": gr.Number(0, label="Random seed", precision=0, minimum=0, info="The same for every model."),
+            "chat": gr.Checkbox(False, label="Use the chat template", info="For models that have one."),
+        }
+    with gr.Row():
+        run = gr.Button("Sample", variant="primary", elem_id="sample-run")
+        stop = gr.Button("Stop", elem_id="sample-stop", interactive=False)
+    shown = gr.HTML(cards([], [], False), elem_id="answers", padding=False)
+    return Sample(form, run, stop, shown)
+
+
+def _setter(text: str) -> Any:
+    return lambda: text
+
+
+def run_sample(selection: Selection, merged: str, fields: dict[str, Any], visitor: str) -> Iterator[str]:
+    """The answers of base, each fitting expert and the last merge, as cards that grow."""
+    if not selection.base:
+        yield notice("No base model is chosen. Choose one in step 1.")
+        return
+    models = [(selection.base, "base"), *zip(selection.fitting, selection.names, strict=True)]
+    if merged:
+        models.append((merged, f"merge: {Path(merged).name}"))
+    paths, names = [Path(path) for path, _ in models], [name for _, name in models]
+    texts = [""] * len(names)
+    yield cards(names, texts, True, "Loading the models")
+    try:
+        ask = Ask(**{**fields, "length": int(fields["length"]), "seed": int(fields["seed"] or 0)})
+        with stoppable(visitor, "sample") as stop:
+            shown = 0.0
+            for texts in answers(paths, Path(selection.base), ask, stop):
+                if time.monotonic() - shown > 0.1:
+                    shown = time.monotonic()
+                    yield cards(names, texts, True, prompt=ask.prompt)
+    except MergeError as error:
+        yield notice(str(error))
+        return
+    yield cards(names, texts, False, prompt=ask.prompt)
+
+
+def cards(names: list[str], texts: list[str], busy: bool, waiting: str = "", prompt: str = "") -> str:
+    """The answers side by side, each after the prompt, with everything that a model wrote escaped."""
+    if not names:
+        return '<p class="caption">The answers of the base, every expert and the merge will stand here, side by side.</p>'
+    boxes = []
+    for name, text in zip(names, texts, strict=True):
+        kind = "base" if name == "base" else "merge" if name.startswith("merge: ") else "expert"
+        body = f"<span>{html.escape(prompt)}</span>{html.escape(text)}" if prompt else html.escape(waiting)
+        boxes.append(f'<article class="answer {kind}"><h3>{html.escape(name)}</h3><pre>{body}</pre></article>')
+    return f'<div class="answers" aria-busy="{str(busy).lower()}">{"".join(boxes)}</div>'
