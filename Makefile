@@ -1,7 +1,7 @@
 # make run: the app.  make test: every test.  make check: format, lint, types.  make fix: what can be put right by itself.
 
 PYTHON ?= python3
-PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
+PIP = .venv/bin/python -m pip install -qq --disable-pip-version-check
 APT = $$(test "$$(id -u)" = 0 || echo sudo) env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
 SOURCES = $(wildcard merging ui tests zoo app.py)
 TYPED = $(wildcard merging ui app.py)
@@ -25,8 +25,8 @@ fix: .venv/installed-dev
 
 # An empty file says that something was installed, and is older than the requirements when they have changed since.
 .venv/created:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || { \
-	  echo "Mergescope needs Python 3.11, 3.12 or 3.13, but $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null || { \
+	  echo "Mergescope needs Python 3.11, 3.12 or 3.13, but $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo missing)."; \
 	  echo "Install one of them and name it: make $(or $(MAKECMDGOALS),run) PYTHON=python3.11"; exit 1; } >&2
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "$(PYTHON) cannot make an environment. Install its venv package (on Debian: apt-get install python3-venv)."; \
@@ -46,7 +46,9 @@ fix: .venv/installed-dev
 
 # The browser tests drive a Chromium or Chrome that is on PATH, or the one that CHROMIUM names.
 browser:
-	@if [ -n "$$CHROMIUM" ] || command -v chromium google-chrome >/dev/null; then exit 0; fi; \
+	@if [ -n "$$CHROMIUM" ] || command -v chromium >/dev/null || command -v google-chrome >/dev/null; then \
+	  exit 0; \
+	fi; \
 	if command -v apt-get >/dev/null && { [ "$$(id -u)" = 0 ] || command -v sudo >/dev/null; }; then \
 	  echo "Installing Chromium for the browser tests."; \
 	  { $(APT) update && $(APT) install -y --no-install-recommends chromium >/dev/null; } || { \

@@ -25,7 +25,8 @@ def main() -> None:
 
     serve_plotly()
     demo = build(options.models).queue(default_concurrency_limit=4, max_size=64)
-    demo.launch(
+    _, address, _ = demo.launch(
+        quiet=True,
         server_name="127.0.0.1",
         server_port=options.port,
         theme=theme(),
@@ -34,6 +35,7 @@ def main() -> None:
         show_error=True,
         prevent_thread_lock=True,
     )
+    print(f"Mergescope is at {address} (stop it with Ctrl-C)", flush=True)
     threading.Thread(target=warm, daemon=True).start()
     demo.block_thread()
 

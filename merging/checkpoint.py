@@ -58,6 +58,8 @@ class Checkpoint:
     path: Path
     entries: dict[str, Entry]
     config: dict[str, Any] = field(default_factory=dict)
+    updates: dict[str, Update] = field(default_factory=dict)  # of an adapter: what it adds to a tensor of its base
+    ground: Checkpoint | None = None  # of an adapter: its base
 
     @property
     def name(self) -> str:
@@ -99,7 +101,11 @@ class Checkpoint:
         return self.config.get("tie_word_embeddings") is True
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """Entries `start` to `stop` of the tensor laid flat, in its own dtype."""
+        """Entries `start` to `stop` of the tensor laid flat, in its own dtype; an adapter's are float32."""
+        if self.ground:
+            values = self.ground.read(name, start, stop)
+            update = self.updates.get(name)
+            return update.added(values, start, self.entries[name].shape[1]) if update else values
         entry = self.entries[name]
         stop = entry.size if stop is None else stop
         size = SIZES[entry.dtype]
@@ -121,6 +127,26 @@ class Checkpoint:
     def tensor(self, name: str) -> Tensor:
         """The whole tensor in its own dtype and shape."""
         return self.read(name).reshape(self.entries[name].shape)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What an adapter adds to one matrix: scaling times the product of its two factors."""
+
+    factors: Checkpoint
+    down: str  # A, (rank, columns)
+    up: str  # B, (rows, rank)
+    scaling: float
+
+    def added(self, values: Tensor, start: int, columns: int) -> Tensor:
+        """The matrix's entries from `start` on, in float32, with the adapter's part."""
+        if not len(values):
+            return values.float()
+        first, last = start // columns, (start + len(values) - 1) // columns + 1
+        rank = self.factors.entries[self.down].shape[0]
+        up = self.factors.read(self.up, first * rank, last * rank).reshape(-1, rank).float()
+        product = (up @ self.factors.tensor(self.down).float()).flatten()[start - first * columns :]
+        return values.float() + self.scaling * product[: len(values)]
 
 
 def dtype_of(entry: Entry) -> torch.dtype:
@@ -146,7 +172,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if not entries:
         raise MergeError(f"{path} holds no tensors. Choose another model.")
     config = path / "config.json" if path.is_dir() else path.parent / "config.json"
-    return Checkpoint(path, entries, _json(config) if config.is_file() and _owns(path, config) else {})
+    return Checkpoint(path, entries, read_json(config) if config.is_file() and _owns(path, config) else {})
 
 
 def _found(path: str | Path) -> Path:
@@ -197,7 +223,7 @@ def _numbered(path: Path, total: int) -> list[Path]:
 
 
 def _indexed(path: Path) -> tuple[list[Path], dict[str, str]]:
-    names = _json(path / INDEX).get("weight_map")
+    names = read_json(path / INDEX).get("weight_map")
     if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
         raise MergeError(f"{path / INDEX} has no usable weight_map. Download it again.")
     files = []
@@ -210,7 +236,7 @@ def _indexed(path: Path) -> tuple[list[Path], dict[str, str]]:
     return files, names
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:

@@ -15,7 +15,8 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merging.checkpoint import Checkpoint, dtype_of, lay_out, open_checkpoint, write
+from merging.adapter import open_base, open_expert
+from merging.checkpoint import Checkpoint, dtype_of, lay_out, write
 from merging.errors import MergeError, MergeStopped
 from merging.lazy import torch
 from merging.method import Group, Groups, Method, Outcome
@@ -102,7 +103,7 @@ def merge_groups(method: Method, groups: list[Group], **values: Any) -> Iterator
     shapes = {group.name: group.base.shape for group in groups}
     model = {}
     for group in groups:
-        flat = Group(group.name, group.base.float().flatten(), group.experts.float().flatten(1))
+        flat = Group(group.name, group.base.float().flatten(), group.experts.float().reshape(len(group.experts), -1))
         model[group.name] = Groups(partial(iter, (flat,)))
     defaults = {param.name: param.default for param in method.params.values()}
     known = {**defaults, "weight": torch.ones(len(groups[0].experts)), **values}
@@ -124,7 +125,8 @@ def merge(
     """
     started = time.perf_counter()
     method, values, weights = recipe.checked()
-    work = plan(open_checkpoint(recipe.base), [open_checkpoint(path) for path in recipe.experts])
+    base = open_base(recipe.base)
+    work = plan(base, [open_expert(path, base) for path in recipe.experts])
     out = Path(out).expanduser()
     check_target(out, work.bytes)
     values["weight"] = torch.tensor(weights)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from merging.checkpoint import Checkpoint, open_checkpoint
+from merging.adapter import open_base, open_expert
+from merging.checkpoint import Checkpoint
 from merging.errors import MergeError
 from merging.lazy import torch
 
@@ -59,12 +60,12 @@ class Shelf:
     def take(self, path: Path, base: Path) -> Loaded:
         """The model at `path`; `base` gives config and tokenizer where it has none of its own."""
         with self.lock:
-            checkpoint = open_checkpoint(path)
+            checkpoint = open_expert(path, open_base(base))
             key = (path.resolve(), base.resolve(), *_stamp(checkpoint))
             if key not in self.models:
                 size = _memory(checkpoint)
                 self._make_room(size, checkpoint.name)
-                self.models[key] = _load(checkpoint, open_checkpoint(base), size)
+                self.models[key] = _load(checkpoint, open_base(base), size)
             self.models.move_to_end(key)
             return self.models[key]
 
@@ -81,7 +82,8 @@ SHELF = Shelf()
 
 
 def _stamp(checkpoint: Checkpoint) -> tuple[tuple[str, int, int], ...]:
-    files = sorted({entry.file for entry in checkpoint.entries.values()})
+    own = [checkpoint, *(update.factors for update in checkpoint.updates.values())]
+    files = sorted({entry.file for model in own for entry in model.entries.values()})
     return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
@@ -92,10 +94,17 @@ def _memory(checkpoint: Checkpoint) -> int:
 
 
 def _free_memory() -> int:
+    """Bytes that can be had without swapping. Linux tells; elsewhere half of all memory is taken for free."""
     try:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     except (AttributeError, ValueError, OSError):
-        return 8 << 30  # the system does not say
+        return 8 << 30  # Windows does not say
 
 
 def _load(checkpoint: Checkpoint, base: Checkpoint, size: int) -> Loaded:
@@ -103,13 +112,13 @@ def _load(checkpoint: Checkpoint, base: Checkpoint, size: int) -> Loaded:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    own = checkpoint if checkpoint.config else base
+    own = checkpoint if checkpoint.config and not checkpoint.updates else base
     if not own.config:
         raise MergeError(f"{checkpoint.name} has no config.json, and neither has the base. Choose a model folder.")
     dtype = torch.float32 if size == checkpoint.parameters * 4 else "auto"
     try:
         config = AutoConfig.from_pretrained(own.folder, local_files_only=True, trust_remote_code=False)
-        if checkpoint.config:
+        if checkpoint.config and not checkpoint.updates:
             model = AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder,
                 config=config,
@@ -120,7 +129,7 @@ def _load(checkpoint: Checkpoint, base: Checkpoint, size: int) -> Loaded:
             )
         else:
             state = {name: checkpoint.tensor(name) for name in checkpoint.entries}
-            kind = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+            kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
             model = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
         home = checkpoint if (checkpoint.folder / "tokenizer_config.json").is_file() else base
         tokenizer = AutoTokenizer.from_pretrained(home.folder, local_files_only=True, trust_remote_code=False)
@@ -137,7 +146,7 @@ def answers(paths: list[Path], base: Path, ask: Ask, stop: threading.Event | Non
     """
     ask.checked()
     texts = [""] * len(paths)
-    for batch in _batches(paths):
+    for batch in _batches(paths, base):
         streams = {index: _stream(SHELF.take(paths[index], base), ask) for index in batch}
         while streams and not (stop and stop.is_set()):
             for index in list(streams):
@@ -149,11 +158,11 @@ def answers(paths: list[Path], base: Path, ask: Ask, stop: threading.Event | Non
             yield list(texts)
 
 
-def _batches(paths: list[Path]) -> Iterator[list[int]]:
+def _batches(paths: list[Path], base: Path) -> Iterator[list[int]]:
     room = _free_memory() * LIMIT
     batch: list[int] = []
     for index, path in enumerate(paths):
-        size = _memory(open_checkpoint(path))
+        size = _memory(open_expert(path, open_base(base)))
         if batch and size > room:
             yield batch
             batch, room = [], _free_memory() * LIMIT

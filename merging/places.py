@@ -57,11 +57,11 @@ def _short(module: str, words: dict[str, str]) -> str:
 def in_order(names: list[str]) -> list[str]:
     """The names as a reader goes through a model: what stands before the layers, layer by layer, and what follows."""
 
-    def key(name: str) -> tuple[int, str, int, tuple[int, int]]:
+    def key(name: str) -> tuple[int, bool, str, int, tuple[int, int]]:
         at = place(name)
-        if at.layer is not None:
-            return 1, at.tower, at.layer, module_order(at.module)
-        return (0 if re.search(r"embed|wte|wpe", name) else 2), "", 0, (0, 0)
+        if at.layer is not None:  # what is encoded first, then what is decoded from it
+            return 1, "decoder" in at.tower, at.tower, at.layer, module_order(at.module)
+        return (0 if re.search(r"embed|shared|wte|wpe", name) else 2), False, "", 0, (0, 0)
 
     return sorted(names, key=key)
 
@@ -72,4 +72,4 @@ def module_order(module: str) -> tuple[int, int]:
     stem = module.split(" ")[0]
     if "norm" in module or "ln" in module.lower():
         return 2, 0
-    return (0, usual.index(stem)) if stem in usual else (1, 0)
+    return (0, 2 * usual.index(stem) + ("bias" in module)) if stem in usual else (1, 0)

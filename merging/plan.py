@@ -38,8 +38,6 @@ class Plan:
 
 def misfit(base: Checkpoint, expert: Checkpoint) -> str:
     """Why the expert cannot be merged into this base, in one sentence; empty when it can."""
-    if (expert.folder / "adapter_config.json").is_file() and expert.path.is_dir():
-        return "It is a LoRA adapter, which cannot be merged yet: choose a full model."
     names = [name for name, entry in base.entries.items() if entry.floating and not _tied_head(base, name)]
     missing = [name for name in names if name not in expert.entries]
     if missing:

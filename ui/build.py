@@ -169,7 +169,7 @@ def _wire_merge(models: Models, merging: Merge) -> None:
         request: gr.Request, selection: Selection, output: str, last: str, *values: Any
     ) -> Iterator[tuple[str, str]]:
         fields, weighed = _fields(merging, values)
-        recipe = recipe_of(selection, fields, weighed, all_of_them=True)
+        recipe = recipe_of(selection, fields, weighed, all_of_them=True) if selection.base else None
         for shown, folder in run_merge(recipe, output, request.session_hash or ""):
             yield shown, folder or last
 

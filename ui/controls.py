@@ -9,10 +9,10 @@ import gradio as gr
 from merging.params import Param
 
 
-def control(param: Param, value: Any = None, label: str = "", **extra: Any) -> gr.components.Component:
+def control(param: Param, value: Any = None, label: str = "", **extra: Any) -> Any:
     """The component that sets a parameter, with its range and words."""
     value = param.default if value is None else value
-    words: dict[str, Any] = {"label": label or param.label, "info": param.help, **extra}
+    words: dict[str, Any] = {"label": label or param.label, "info": param.help, "interactive": True, **extra}
     if param.kind == "switch":
         return gr.Checkbox(value, **words)
     if param.kind == "choice":

@@ -7,11 +7,12 @@ from pathlib import Path
 ZOO = Path(__file__).parent.parent / "zoo"
 BASE = ZOO / "base"
 EXPERTS = tuple(ZOO / name for name in ("shakespeare", "bible", "python"))
+ADAPTERS = tuple(path.with_name(f"{path.name}-lora") for path in EXPERTS)
 
 
 def choices(folder: Path | None = None) -> list[tuple[str, str]]:
     """Labels and paths for the dropdowns; `folder` holds further model folders or safetensors files."""
-    listed = [(f"{path.name} (embedded)", str(path)) for path in (BASE, *EXPERTS)]
+    listed = [(f"{path.name} (embedded)", str(path)) for path in (BASE, *EXPERTS, *ADAPTERS)]
     if folder and folder.is_dir():
         for path in sorted(folder.iterdir()):
             lone = path.suffix == ".safetensors"

@@ -14,6 +14,7 @@ STOPS: dict[tuple[str, str], threading.Event] = {}  # by visitor and kind of wor
 @contextmanager
 def stoppable(visitor: str, kind: str) -> Iterator[threading.Event]:
     """An event that is set when this visitor asks this kind of work to stop, or when the work is abandoned."""
+    stop(visitor, kind)  # what the visitor began before and left
     event = STOPS[visitor, kind] = threading.Event()
     try:
         yield event

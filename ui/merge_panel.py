@@ -60,7 +60,7 @@ def merge_panel(selection: gr.State) -> Merge:
     return Merge(form, sections, weights, output, run, stop, status, gr.State(""))
 
 
-_DISPLAY = {"left": "$$", "right": "$$", "display": True}
+_DISPLAY: dict[str, str | bool] = {"left": "$$", "right": "$$", "display": True}
 
 
 def about(method: Method) -> str:
@@ -78,9 +78,7 @@ def _weight_sliders(method: gr.Radio, selection: gr.State, weights: gr.State) ->
             return
         with gr.Group(elem_classes="weights"):
             for path, expert in zip(chosen.fitting, chosen.names, strict=True):
-                slider = control(
-                    param, value=known.get(path), label=f"Weight of {expert}", key=("weight", path)
-                )
+                slider = control(param, value=known.get(path), label=f"Weight of {expert}", key=("weight", path))
                 slider.input(
                     lambda value, now, path=path: {**now, path: float(value)},
                     [slider, weights],
@@ -111,10 +109,13 @@ def recipe_of(selection: Selection, fields: dict[str, Any], weights: dict[str, f
     )
 
 
-def run_merge(recipe: Recipe, output: str, visitor: str) -> Iterator[tuple[str, str]]:
+def run_merge(recipe: Recipe | None, output: str, visitor: str) -> Iterator[tuple[str, str]]:
     """Merge, telling how far it is: pairs of what to show and the folder of the merge, empty until it is there."""
     if not output.strip():
         yield notice("The output folder has no name. Write one."), ""
+        return
+    if recipe is None:
+        yield notice("There is no base model to merge into. Choose one in step 1."), ""
         return
     started = time.monotonic()
     yield bar(0, "Reading headers", ""), ""
@@ -143,7 +144,7 @@ def bar(share: float, what: str, left: str) -> str:
     """A progress bar as HTML."""
     percent = f"{share:.0%}"
     return (
-        f'<div class="progress-box"><progress value="{share:.3f}" max="1" aria-label="Progress of the merge"></progress>'
+        f'<div class="progress-box"><progress value="{share:.3f}" max="1" aria-label="Progress"></progress>'
         f"<div><b>{percent}</b> <span>{html.escape(what)}</span> <i>{html.escape(left)}</i></div></div>"
     )
 

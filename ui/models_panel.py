@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import gradio as gr
 
+from merging.adapter import applied, describe, is_adapter, open_base
 from merging.checkpoint import Checkpoint, open_checkpoint
 from merging.errors import MergeError
 from merging.plan import misfit
@@ -49,7 +51,7 @@ def models_panel(folder: Path | None) -> Models:
         experts = gr.Dropdown(
             listed, value=[str(path) for path in family.EXPERTS], label="Experts", multiselect=True,
             allow_custom_value=True, elem_id="experts",
-            info="Fine-tuned models: a folder, or a lone .safetensors file.",
+            info="Fine-tuned models or LoRA adapters: a folder, or a lone .safetensors file.",
         )  # fmt: skip
     table = gr.HTML(elem_id="models-table", padding=False)
     return Models(base, experts, table, gr.State(Selection()))
@@ -61,14 +63,14 @@ def read_models(base: str | None, experts: list[str] | None) -> tuple[str, Selec
     base = (base or "").strip()
     if not base:
         return notice("No base model is chosen. Choose one to see what the experts changed.", "info"), Selection()
-    opened = _open(base)
+    opened = _open(base, open_base)
     rows = [_row("Base", base, opened, "")]
     fitting, names = [], []
     for path in paths:
         expert = _open(path)
         problem = ""
         if isinstance(expert, Checkpoint) and isinstance(opened, Checkpoint):
-            problem = misfit(opened, expert)
+            problem = _problem(opened, expert)
             if not problem:
                 fitting.append(path)
                 names.append(expert.name)
@@ -78,13 +80,20 @@ def read_models(base: str | None, experts: list[str] | None) -> tuple[str, Selec
     return _table(rows) + hint, selection if isinstance(opened, Checkpoint) else Selection()
 
 
-def _open(path: str) -> Checkpoint | MergeError:
+def _open(path: str, how: Callable[[str], Checkpoint] = open_checkpoint) -> Checkpoint | MergeError:
     try:
-        return open_checkpoint(path)
+        return how(path)
     except MergeError as error:
         return error
     except OSError as error:
         return MergeError(f"{path} could not be opened ({error}). Check the path.")
+
+
+def _problem(base: Checkpoint, expert: Checkpoint) -> str:
+    try:
+        return misfit(base, applied(expert, base) if is_adapter(expert) else expert)
+    except MergeError as error:
+        return str(error)
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -99,7 +108,8 @@ def _row(role: str, path: str, model: Checkpoint | MergeError, problem: str) -> 
         fits = _bad(problem) if problem else ""
         name = f'<b>{html.escape(model.name)}</b><span class="path">{html.escape(path)}</span>{fits}'
         dtypes = " + ".join(model.dtypes) or "no floats"
-        architecture = html.escape(model.architecture or "no config")
+        kind = describe(model) if is_adapter(model) else model.architecture
+        architecture = html.escape(kind or "no config")
         cells = [name, architecture, f"{len(model.entries):,}", _count(model.parameters), dtypes, _bytes(model.bytes)]
     tone = ' class="misfit"' if problem or isinstance(model, MergeError) else ""
     return f"<tr{tone}><td>{role}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
@@ -112,7 +122,8 @@ def _bad(problem: str) -> str:
 def _table(rows: list[str]) -> str:
     heads = ("", "Model", "Architecture", "Tensors", "Parameters", "Dtype", "Size")
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-    return f'<div class="scroll"><table class="models"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'<div class="scroll"><table class="models">{body}</table></div>'
 
 
 def _count(number: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
@@ -14,6 +15,7 @@ from merging.places import Place, module_order, place
 COLUMNS = 3  # panels side by side
 SCALE = "Cividis"  # readable for colour-blind eyes, and in grey
 SIGNED = "RdBu"
+TALLEST = 560  # pixels of the coefficient heatmap, so that it can stay in sight beside the sliders
 STEPS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # where the scale of coefficients may end: it must not jump about
 
 
@@ -38,9 +40,7 @@ def grid(names: tuple[str, ...]) -> Grid:
     return Grid(rows, modules, cells, apart)
 
 
-def norms_figure(
-    names: tuple[str, ...], experts: tuple[str, ...], table: list[list[float]], label: str
-) -> go.Figure:
+def norms_figure(names: tuple[str, ...], experts: tuple[str, ...], table: list[list[float]], label: str) -> go.Figure:
     """One panel per expert on one colour scale: rows layers, columns modules; embeddings and head underneath.
 
     `table` has a row per tensor and a column per expert; NaN leaves a hole.
@@ -48,7 +48,7 @@ def norms_figure(
     layout = grid(names)
     across = min(len(experts), COLUMNS)
     down = math.ceil(len(experts) / COLUMNS)
-    tall = min(max(24 * len(layout.rows), 120), 620) if layout.rows else 0
+    tall = min(max(26 * len(layout.rows), 52), 620) if layout.rows else 0
     flat = 26 if layout.apart else 0
     heights = [height for _ in range(down) for height in ([tall] if tall else []) + ([flat] if flat else [])]
     height = sum(heights) + 46 * len(heights) + 60
@@ -76,7 +76,7 @@ def norms_figure(
     figure.update_layout(
         height=height,
         margin={"l": 48, "r": 12, "t": 34, "b": 26},
-        coloraxis={"colorscale": SCALE, "cmin": 0, "cmax": top, "colorbar": _bar(label)},
+        coloraxis={"colorscale": SCALE, "cmin": 0, "cmax": top, "colorbar": _bar(label, height - 60)},
         dragmode=False,
     )
     figure.update_annotations(font={"size": 13})
@@ -97,8 +97,9 @@ def _plain(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _bar(label: str) -> dict[str, Any]:
-    return {"title": {"text": label, "side": "right"}, "thickness": 12, "outlinewidth": 0, "tickfont": {"size": 11}}
+def _bar(label: str, height: int) -> dict[str, Any]:
+    bar = {"thickness": 12, "outlinewidth": 0, "lenmode": "pixels", "len": min(height, 320), "y": 1, "yanchor": "top"}
+    return {**bar, "title": {"text": label, "side": "right"}, "tickfont": {"size": 11}}
 
 
 def _layers(layout: Grid, values: dict[str, float], expert: str, label: str) -> go.Heatmap:
@@ -106,7 +107,7 @@ def _layers(layout: Grid, values: dict[str, float], expert: str, label: str) -> 
     z = [[_number(values, found.get((row, module))) for module in layout.modules] for row in layout.rows]
     names = [[found.get((row, module)) for module in layout.modules] for row in layout.rows]
     rows = [_row_label(row) for row in layout.rows]
-    return _heatmap(z, layout.modules, rows, names, expert, label)
+    return _heatmap(z, layout.modules, rows, names, expert, label, ygap=1 if len(rows) <= 40 else 0)
 
 
 def _apart(layout: Grid, values: dict[str, float], expert: str, label: str) -> go.Heatmap:
@@ -138,7 +139,7 @@ def _heatmap(z: Any, x: list[str], y: list[str], names: Any, expert: str, label:
 
 
 def coefficients_figure(
-    names: tuple[str, ...], experts: tuple[str, ...], table: list[list[float]], label: str, height: int = 560
+    names: tuple[str, ...], experts: tuple[str, ...], table: list[list[float]], label: str
 ) -> go.Figure:
     """Rows are tensors, layer by layer; columns are experts. NaN leaves a hole."""
     rows: list[tuple[str | None, Place | None]] = []
@@ -147,6 +148,7 @@ def coefficients_figure(
         if rows and rows[-1][1] and rows[-1][1].row != at.row:
             rows.append((None, None))  # a gap between layers
         rows.append((name, at))
+    height = min(48 + 28 * len(rows), TALLEST)
     known = dict(zip(names, table, strict=True))
     z = [[_number({name: value}, name) for value in known[name]] if name else [None] * len(experts) for name, _ in rows]
     y = [str(index) for index in range(len(rows))]
@@ -168,7 +170,7 @@ def coefficients_figure(
             "colorscale": SIGNED if signed else SCALE,
             "cmin": -reach if signed else 0,
             "cmax": reach,
-            "colorbar": _bar(label),
+            "colorbar": _bar(label, height - 48),
         },
         dragmode=False,
     )
@@ -195,7 +197,7 @@ def _tensor_ticks(rows: list[tuple[str | None, Place | None]], height: int) -> t
 
 def histogram_figure(edges: list[float], counts: dict[str, list[float]]) -> go.Figure:
     """How the entries of one tensor's task vectors are spread, a line per expert, on a logarithmic scale."""
-    middles = [(low + high) / 2 for low, high in zip(edges, edges[1:], strict=False)]
+    middles = [(low + high) / 2 for low, high in pairwise(edges)]
     figure = go.Figure()
     for colour, (expert, count) in zip(_colours(), counts.items(), strict=False):
         figure.add_scatter(

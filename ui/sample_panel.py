@@ -89,7 +89,7 @@ def run_sample(selection: Selection, merged: str, fields: dict[str, Any], visito
 def cards(names: list[str], texts: list[str], busy: bool, waiting: str = "", prompt: str = "") -> str:
     """The answers side by side, each after the prompt, with everything that a model wrote escaped."""
     if not names:
-        return '<p class="caption">The answers of the base, every expert and the merge will stand here, side by side.</p>'
+        return '<p class="caption">What the base, every expert and the merge write will stand here, side by side.</p>'
     boxes = []
     for name, text in zip(names, texts, strict=True):
         kind = "base" if name == "base" else "merge" if name.startswith("merge: ") else "expert"

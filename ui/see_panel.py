@@ -12,6 +12,7 @@ from typing import Any
 import gradio as gr
 import plotly.graph_objects as go
 
+from merging.adapter import open_base, open_expert
 from merging.checkpoint import open_checkpoint
 from merging.compare import Comparison, coefficients, compare
 from merging.errors import MergeError
@@ -70,7 +71,7 @@ _lock = threading.Lock()
 
 def comparison_key(selection: Selection) -> Any:
     """What a comparison follows from: the files, their sizes and their times."""
-    models = [open_checkpoint(path) for path in (selection.base, *selection.fitting)]
+    models = [open_checkpoint(path) for path in (selection.base, *selection.fitting)]  # an adapter as its own file
     files = [sorted({entry.file for entry in model.entries.values()}) for model in models]
     return tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for group in files for f in group)
 
@@ -87,7 +88,8 @@ def make_comparison(selection: Selection, visitor: str) -> Iterator[str]:
     """Compare the chosen models, telling how far that is; known_comparison has the result afterwards."""
     if known_comparison(selection):
         return
-    base, *experts = (open_checkpoint(path) for path in (selection.base, *selection.fitting))
+    base = open_base(selection.base)
+    experts = [open_expert(path, base) for path in selection.fitting]
     with stoppable(visitor, "compare") as stop:
         job = Job(lambda tell: compare(base, experts, lambda done, total: tell((done, total)), stop))
         for done, total in job:

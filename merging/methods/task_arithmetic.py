@@ -21,6 +21,7 @@ def task_arithmetic(*, weight: Weight, scaling: Scaling = 0.4, normalize: Normal
     A negative weight makes the model forget what that expert learned.
     """
     total = weight.sum()
-    # Below this sum mergekit, too, leaves the weights as they are.
-    divided = weight / total if normalize and abs(total) >= 1e-8 else weight
+    # Weights that cancel are left as they are, as in mergekit, which knows only 1e-8: less than their rounding.
+    cancel = total.abs() <= (1e-6 * weight.abs().sum()).clamp(min=1e-8)
+    divided = weight / total if normalize and not cancel else weight
     return TaskCoefficients(scaling * divided)

@@ -72,7 +72,8 @@ def ties(
     if merge == "sum":
         return Blend(parts, 1.0, scaling)
     count = (weight[:, None] * agrees).sum(0)
-    return Blend(parts, torch.where(count == 0, 1.0, count), scaling)
+    nothing = count.abs() <= 1e-6 * weight.abs().sum()  # no expert, or weights that cancel but for rounding
+    return Blend(parts, torch.where(nothing, 1.0, count), scaling)
 
 
 def _thresholds(groups: Groups, density: float) -> Tensor:

@@ -357,7 +357,9 @@ def test_part_of_a_tensor_is_read_on_its_own(tmp_path: Path) -> None:
 
 def test_a_checkpoint_sums_itself_up(tmp_path: Path) -> None:
     tensors = {"a": torch.ones(3, dtype=torch.bfloat16), "b": torch.ones(2), "ids": torch.arange(4)}
-    opened = open_checkpoint(write_model(tmp_path / "tiny", tensors, {"model_type": "gpt2", "tie_word_embeddings": True}))
+    opened = open_checkpoint(
+        write_model(tmp_path / "tiny", tensors, {"model_type": "gpt2", "tie_word_embeddings": True})
+    )
 
     assert (opened.name, opened.parameters, opened.bytes) == ("tiny", 5, 6 + 8 + 32)
     assert opened.dtypes == ["bfloat16", "float32"]

@@ -132,7 +132,8 @@ def test_the_result_is_rounded_once(family: Family, tmp_path: Path) -> None:
 def test_what_cannot_be_merged_is_copied_from_the_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     others = {"ids": torch.arange(9), "mask": torch.tensor([True, False]), "empty": torch.ones(0, 2)}
     base = write_model(tmp_path / "base", {"w": torch.ones(3), "scale": torch.tensor(2.0)} | others)
-    expert = write_model(tmp_path / "expert", {"w": torch.zeros(3), "scale": torch.tensor(4.0), "more": torch.ones(1)})
+    moved = {"w": torch.zeros(3), "scale": torch.tensor(4.0), "empty": torch.ones(0, 2), "more": torch.ones(1)}
+    expert = write_model(tmp_path / "expert", moved)
     monkeypatch.setattr(engine, "CHUNK", 4)
 
     report = merge(Recipe("linear", base, (expert,)), tmp_path / "out")
@@ -336,9 +337,7 @@ def test_nothing_is_at_the_target_before_all_of_it_is(family: Family, tmp_path: 
     base, experts = family(2)
     seen: list[bool] = []
 
-    merge(
-        Recipe("ties", base, tuple(experts)), tmp_path / "out", lambda step: seen.append((tmp_path / "out").exists())
-    )
+    merge(Recipe("ties", base, tuple(experts)), tmp_path / "out", lambda step: seen.append((tmp_path / "out").exists()))
 
     assert seen == [False] * 17
     assert (tmp_path / "out").exists()
@@ -390,7 +389,7 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.mark.parametrize(
     ("free", "words"),
-    [(0, "0 bytes free and the merge needs 384 bytes"), (384, "384 bytes free and the merge needs 384 bytes")],
+    [(0, "0 bytes free and the merge needs 336 bytes"), (336, "336 bytes free and the merge needs 336 bytes")],
 )
 def test_a_full_disk_is_found_before_anything_is_written(
     free: int, words: str, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -408,7 +407,9 @@ def test_a_full_disk_is_found_before_anything_is_written(
 @pytest.mark.parametrize(
     ("size", "words"), [(999, "999 bytes"), (12_345, "12.3 kB"), (5_000_000, "5 MB"), (14_960_000_000, "15.0 GB")]
 )
-def test_sizes_are_told_in_their_own_unit(size: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sizes_are_told_in_their_own_unit(
+    size: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 0))
 
     with pytest.raises(MergeError, match=f"0 bytes free and the merge needs {words}"):

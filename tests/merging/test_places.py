@@ -10,7 +10,7 @@ from merging.places import Place, in_order, place
     [
         # Llama, Qwen, Mistral
         ("model.embed_tokens.weight", Place("", None, "embed")),
-        ("model.layers.0.input_layernorm.weight", Place("", 0, "norm 1")),
+        ("model.layers.0.input_layernorm.weight", Place("", 0, "attn norm")),
         ("model.layers.11.self_attn.q_proj.weight", Place("", 11, "q")),
         ("model.layers.11.self_attn.q_proj.bias", Place("", 11, "q bias")),
         ("model.layers.3.mlp.up_proj.weight", Place("", 3, "up")),
@@ -66,6 +66,14 @@ def test_a_model_is_read_from_its_embedding_through_its_layers_to_its_head() -> 
         "lm_head.weight",
         "model.norm.weight",
     ]
+
+
+def test_the_modules_of_a_layer_are_read_from_attention_to_the_norms() -> None:
+    names = ["input_layernorm.weight", "mlp.gate_proj.weight", "self_attn.rotary.weight", "self_attn.q_proj.weight"]
+
+    found = in_order([f"model.layers.0.{name}" for name in [*names, "self_attn.q_proj.bias"]])
+
+    assert [place(name).module for name in found] == ["q", "q bias", "gate", "self_attn.rotary", "attn norm"]
 
 
 def test_an_encoder_comes_before_its_decoder() -> None:

@@ -40,7 +40,10 @@ def test_an_expert_of_another_precision_fits(tmp_path: Path) -> None:
     ("tensors", "sentence"),
     [
         ({"a": torch.ones(2, 3)}, "It has no tensor `b`, so it is of another architecture than the base."),
-        ({"c": torch.ones(1)}, "It has no tensor `a` and lacks 1 more, so it is of another architecture than the base."),
+        (
+            {"c": torch.ones(1)},
+            "It has no tensor `a` and lacks 1 more, so it is of another architecture than the base.",
+        ),
         (two(a=torch.ones(3, 2)), "`a` is 3 × 2 in it and 2 × 3 in the base model."),
         (two(a=torch.tensor(1.0)), "`a` is a single number in it and 2 × 3 in the base model."),
         (two(a=torch.ones(3), b=torch.ones(4)), "`a` is 3 in it and 2 × 3 in the base model (1 more differ)."),
@@ -51,13 +54,6 @@ def test_an_expert_that_does_not_fit_is_told_why(tensors: dict[str, Tensor], sen
     base, expert = opened(tmp_path / "base", two()), opened(tmp_path / "expert", tensors)
 
     assert misfit(base, expert) == sentence
-
-
-def test_an_adapter_is_told_from_a_model(tmp_path: Path) -> None:
-    base, expert = opened(tmp_path / "base", two()), opened(tmp_path / "expert", two())
-    (tmp_path / "expert" / "adapter_config.json").write_text("{}")
-
-    assert misfit(base, expert) == "It is a LoRA adapter, which cannot be merged yet: choose a full model."
 
 
 def test_all_experts_that_do_not_fit_are_named_at_once(tmp_path: Path) -> None:

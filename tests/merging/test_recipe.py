@@ -91,7 +91,10 @@ def test_a_recipe_without_a_format_number_is_of_this_format() -> None:
         (text(models=None), "The recipe lists no `models`. Name at least one expert there."),
         (text(models="[]"), "The recipe lists no `models`. Name at least one expert there."),
         (text(models="a"), "The recipe lists no `models`. Name at least one expert there."),
-        (text(models="[a]"), "Each of the recipe's `models` must be keys with values, but it is str. Correct the recipe."),
+        (
+            text(models="[a]"),
+            "Each of the recipe's `models` must be keys with values, but it is str. Correct the recipe.",
+        ),
         (text(models="[{}]"), "The recipe has no `model`. Add it, as a text."),
         (text(models="[{model: a, weight: 1}]"), "A model has no key `weight`. Known are model, parameters."),
         (
@@ -112,7 +115,10 @@ def test_a_recipe_without_a_format_number_is_of_this_format() -> None:
         ),
         (text(parameters="[1]"), "`parameters` must be keys with values, but it is list. Correct the recipe."),
         (text(parameters="{density: 2}"), "Density ρ must be between 0.01 and 1, but it is 2."),
-        (text(parameters="{k: 2}"), "TIES-Merging has no parameter `k`. Known are density, sign, lambda, merge, scope."),
+        (
+            text(parameters="{k: 2}"),
+            "TIES-Merging has no parameter `k`. Known are density, sign, lambda, merge, scope.",
+        ),
         (
             text(merge_method="from", models="[{model: a, parameters: {weight: 2}}]"),
             "FroM has no weights of its own. Leave every weight at 1.",

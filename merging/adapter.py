@@ -1,0 +1,94 @@
+"""LoRA adapters in PEFT's format, read as the full models that they make of their base: W0 + s B A.
+
+No dense copy is ever written: each run of entries is computed when it is read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from merging.checkpoint import Checkpoint, Update, open_checkpoint, read_json
+from merging.errors import MergeError
+
+CONFIG = "adapter_config.json"
+PREFIX = "base_model.model."
+# What would change the arithmetic below. An adapter that has one of these set is refused by its name.
+UNKNOWN = {
+    "use_dora": "DoRA",
+    "use_qalora": "QA-LoRA",
+    "use_bdlora": "BD-LoRA",
+    "alora_invocation_tokens": "aLoRA",
+    "kasa_config": "KaSA",
+    "velora_config": "VeLoRA",
+    "modules_to_save": "modules that were trained in full",
+    "layer_replication": "replicated layers",
+    "target_parameters": "targeted parameters",
+    "trainable_token_indices": "trainable tokens",
+    "lora_bias": "biases",
+    "megatron_config": "a Megatron layout",
+    "fan_in_fan_out": "transposed weights",
+    "rank_pattern": "ranks that differ by layer",
+    "alpha_pattern": "alphas that differ by layer",
+}
+
+
+def open_base(path: str | Path) -> Checkpoint:
+    """Open a model to build on, which an adapter is not."""
+    model = open_checkpoint(path)
+    if is_adapter(model):
+        raise MergeError(f"{model.name} is a LoRA adapter, which has no weights to start from. Choose a full model.")
+    return model
+
+
+def open_expert(path: str | Path, base: Checkpoint) -> Checkpoint:
+    """Open a model, or an adapter as the model it makes of this base."""
+    model = open_checkpoint(path)
+    return applied(model, base) if is_adapter(model) else model
+
+
+def is_adapter(model: Checkpoint) -> bool:
+    """Whether the checkpoint is an adapter's folder, and not a model of its own."""
+    return model.path.is_dir() and (model.path / CONFIG).is_file()
+
+
+def describe(adapter: Checkpoint) -> str:
+    """The adapter's kind and rank, for a table."""
+    config = read_json(adapter.path / CONFIG)
+    return f"{config.get('peft_type', 'adapter')}, rank {config.get('r', '?')}"
+
+
+def applied(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
+    """The base with the adapter added, as a checkpoint; MergeError when it cannot be added exactly."""
+    config = read_json(adapter.path / CONFIG)
+    rank, scaling = _scaling(adapter, config)
+    updates = {}
+    for name, down in adapter.entries.items():
+        module = name.removeprefix(PREFIX).removesuffix(".lora_A.weight")
+        if name.endswith(".lora_B.weight"):
+            continue
+        up = adapter.entries.get(name.replace(".lora_A.", ".lora_B."))
+        target = base.entries.get(f"{module}.weight")
+        if not name.endswith(".lora_A.weight") or up is None or not name.startswith(PREFIX):
+            raise MergeError(f"{adapter.name} holds `{name}`, which no plain LoRA does. Merge it with PEFT first.")
+        if target is None:
+            raise MergeError(f"{adapter.name} changes `{module}.weight`, which {base.name} lacks. Choose its own base.")
+        if len(target.shape) != 2 or down.shape != (rank, target.shape[1]) or up.shape != (target.shape[0], rank):
+            raise MergeError(f"The factors of `{module}` in {adapter.name} do not fit {base.name}. Choose its base.")
+        updates[target.name] = Update(adapter, down.name, up.name, scaling)
+    return replace(adapter, entries=base.entries, config=base.config, updates=updates, ground=base)
+
+
+def _scaling(adapter: Checkpoint, config: dict[str, Any]) -> tuple[int, float]:
+    if config.get("peft_type") != "LORA":
+        raise MergeError(f"{adapter.name} is a {config.get('peft_type')} adapter. Only LoRA adapters can be merged.")
+    for key, words in UNKNOWN.items():
+        if config.get(key):
+            raise MergeError(f"{adapter.name} is an adapter with {words}. Merge it into its base with PEFT first.")
+    if config.get("bias", "none") != "none":
+        raise MergeError(f"{adapter.name} is an adapter with biases. Merge it into its base with PEFT first.")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+        raise MergeError(f"{adapter.path / CONFIG} has no usable `r` and `lora_alpha`. Download it again.")
+    return rank, alpha / (rank**0.5 if config.get("use_rslora") else rank)

@@ -1,0 +1,99 @@
+"""LoRA adapters as experts, against PEFT's own merge."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from merging import MergeError, Recipe, merge
+from merging.adapter import open_expert
+from merging.checkpoint import open_checkpoint
+
+ZOO = Path(__file__).parents[2] / "zoo"
+ADAPTERS = [ZOO / f"{name}-lora" for name in ("shakespeare", "bible", "python")]
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Any:
+    """Writes a copy of an adapter with changes to its config."""
+
+    def make(**changes: Any) -> Path:
+        folder = tmp_path / "adapter"
+        shutil.copytree(ADAPTERS[0], folder)
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps({**config, **changes}))
+        return folder
+
+    return make
+
+
+def by_peft(adapter: Path) -> dict[str, torch.Tensor]:
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    base = AutoModelForCausalLM.from_pretrained(ZOO / "base", dtype=torch.float32)
+    return dict(peft.PeftModel.from_pretrained(base, adapter).merge_and_unload().state_dict())
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # peft with this transformers
+@pytest.mark.parametrize("rslora", [False, True])
+def test_an_adapter_reads_as_the_model_that_peft_makes_of_it(adapter: Any, rslora: bool) -> None:
+    folder = adapter(use_rslora=rslora)
+    expected = by_peft(folder)
+
+    expert = open_expert(folder, open_checkpoint(ZOO / "base"))
+
+    assert expert.updates
+    for name in expert.entries:
+        torch.testing.assert_close(expert.tensor(name).float(), expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_any_run_of_entries_is_that_part_of_the_whole() -> None:
+    expert = open_expert(ADAPTERS[0], open_checkpoint(ZOO / "base"))
+    name = next(iter(expert.updates))
+    whole = expert.read(name)
+
+    for start, stop in ((0, 1), (5, 700), (len(whole) - 3, len(whole)), (191, 193)):
+        torch.testing.assert_close(expert.read(name, start, stop), whole[start:stop])
+
+
+def test_adapters_merge_with_full_models_as_their_own_task_vectors(tmp_path: Path) -> None:
+    base = open_checkpoint(ZOO / "base")
+    recipe = Recipe("task_arithmetic", ZOO / "base", (ADAPTERS[1], ZOO / "python"), values={"lambda": 1.0})
+
+    merge(recipe, tmp_path / "out")
+
+    merged = open_checkpoint(tmp_path / "out")
+    lora, full = open_expert(ADAPTERS[1], base), open_checkpoint(ZOO / "python")
+    for name in merged.entries:
+        start = base.tensor(name).float()
+        expected = start + ((lora.tensor(name).float() - start) + (full.tensor(name).float() - start))
+        torch.testing.assert_close(merged.tensor(name), expected.bfloat16())
+
+
+def test_an_adapter_is_no_base(tmp_path: Path) -> None:
+    with pytest.raises(MergeError, match="has no weights to start from"):
+        merge(Recipe("from", ADAPTERS[0], (ZOO / "python",)), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"use_dora": True}, "is an adapter with DoRA"),
+        ({"bias": "all"}, "is an adapter with biases"),
+        ({"modules_to_save": ["lm_head"]}, "modules that were trained in full"),
+        ({"peft_type": "IA3"}, "is a IA3 adapter"),
+        ({"r": 0}, "has no usable `r` and `lora_alpha`"),
+        ({"r": 4}, "do not fit base"),
+    ],
+)
+def test_what_cannot_be_added_exactly_is_refused_by_name(adapter: Any, changes: dict[str, Any], words: str) -> None:
+    folder = adapter(**changes)
+
+    with pytest.raises(MergeError, match=words):
+        open_expert(folder, open_checkpoint(ZOO / "base"))

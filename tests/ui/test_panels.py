@@ -1,0 +1,266 @@
+"""The panels' functions, called with values as the page would."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from merging import MergeStopped
+from merging.checkpoint import open_checkpoint
+from merging.method import METHODS
+from merging.recipe import Recipe
+from tests.conftest import Family, random_tensors, write_model
+from ui.errors import notice
+from ui.jobs import Job, stop, stoppable
+from ui.merge_panel import fresh_folder, recipe_of, run_merge
+from ui.models_panel import Selection, read_models
+from ui.sample_panel import cards, run_sample
+from ui.see_panel import (
+    ABSOLUTE,
+    RELATIVE,
+    describe,
+    draw_coefficients,
+    draw_norms,
+    known_comparison,
+    make_comparison,
+    show_tensor,
+)
+
+
+def select(base: Path, experts: list[Path]) -> Selection:
+    """The selection of models that have been compared."""
+    _, selection = read_models(str(base), [str(path) for path in experts])
+    list(make_comparison(selection, "someone"))
+    return selection
+
+
+def test_the_table_says_what_each_model_is(family: Family) -> None:
+    base, experts = family(dtype=torch.bfloat16)
+
+    table, selection = read_models(str(base), [str(path) for path in experts])
+
+    assert selection.fitting == tuple(map(str, experts))
+    parameters = sum(tensor.numel() for tensor in random_tensors(0).values())
+    for word in ("LlamaForCausalLM", "bfloat16", str(parameters), f"{2 * parameters} bytes"):
+        assert f"<td>{word}</td>" in table
+
+
+def test_models_of_one_name_are_told_apart(family: Family, tmp_path: Path) -> None:
+    base, experts = family()
+    write_model(tmp_path / "elsewhere" / experts[0].name, random_tensors(7))
+
+    _, selection = read_models(str(base), [str(experts[0]), str(tmp_path / "elsewhere" / experts[0].name)])
+
+    assert selection.names == (f"{experts[0].name} (1)", f"{experts[0].name} (2)")
+
+
+@pytest.mark.parametrize(("base", "words"), [("", "No base model is chosen"), ("/nowhere", "There is no file")])
+def test_without_a_base_nothing_is_selected(base: str, words: str) -> None:
+    table, selection = read_models(base, [])
+
+    assert words in table
+    assert not selection.ready
+
+
+def test_paths_are_escaped_in_the_table() -> None:
+    table, _ = read_models("/nowhere/<script>alert(1)</script>", ["<img src=x>"])
+
+    assert "<script>" not in table
+    assert "<img" not in table
+
+
+def test_norms_are_absolute_or_relative(family: Family) -> None:
+    base, experts = family()
+    selection = select(base, experts)
+    name = "model.layers.1.mlp.up_proj.weight"
+    start, end = (open_checkpoint(path).tensor(name).double() for path in (base, experts[0]))
+
+    shown = {kind: draw_norms(selection, kind) for kind in (ABSOLUTE, RELATIVE)}
+
+    for kind, expected in ((ABSOLUTE, (end - start).norm()), (RELATIVE, (end - start).norm() / start.norm())):
+        figure = shown[kind]
+        assert figure is not None
+        assert figure.data[0].z[1][0] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_a_comparison_follows_the_files_and_not_their_names(family: Family) -> None:
+    base, experts = family()
+    selection = select(base, experts)
+
+    write_model(experts[0], random_tensors(9))
+
+    assert known_comparison(selection) is None
+
+
+def test_warnings_name_an_expert_that_equals_the_base_and_one_that_is_far(family: Family, tmp_path: Path) -> None:
+    base, _ = family()
+    same = write_model(tmp_path / "same", random_tensors(0))
+    far = write_model(tmp_path / "far", {name: 3 * tensor for name, tensor in random_tensors(0).items()})
+
+    words = describe(select(base, [same, far]))
+
+    assert "same equals the base model" in words
+    assert "far is 200% away from the base" in words
+
+
+def test_a_tensor_with_nan_is_a_hole_and_a_warning(family: Family, tmp_path: Path) -> None:
+    base, _ = family()
+    tensors = random_tensors(1)
+    tensors["model.norm.weight"][0] = torch.nan
+    selection = select(base, [write_model(tmp_path / "broken", tensors)])
+
+    figure = draw_norms(selection, ABSOLUTE)
+
+    assert figure is not None
+    assert figure.data[1].z[0][1] is None
+    assert "`model.norm.weight` holds NaN" in describe(selection)
+    drawn, _, _ = draw_coefficients(selection, Recipe("ties", base, (Path("broken"),)), quick=False)
+    assert drawn is not None
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_draws_its_coefficients(family: Family, name: str) -> None:
+    base, experts = family()
+    selection = select(base, experts)
+
+    figure, caption, exact = draw_coefficients(selection, Recipe(name, base, tuple(experts)), quick=True)
+
+    assert figure is not None
+    assert METHODS[name].title in caption
+    assert exact
+    numbers = [row for row in figure.data[0].z if row[0] is not None]
+    assert len(numbers) == len(random_tensors(0))
+
+
+def test_a_value_out_of_range_is_said_in_place_of_the_heatmap(family: Family) -> None:
+    base, experts = family()
+    recipe = Recipe("ties", base, tuple(experts), values={"density": 7})
+
+    figure, words, _ = draw_coefficients(select(base, experts), recipe, quick=True)
+
+    assert figure is None
+    assert "Density ρ must be between 0.01 and 1, but it is 7." in words
+
+
+def test_a_tensor_from_near_has_its_numbers_and_a_histogram(family: Family) -> None:
+    base, experts = family()
+    selection = select(base, experts)
+
+    table, figure = show_tensor(selection, "model.norm.weight")
+
+    assert "<h3>model.norm.weight</h3>" in table
+    assert figure is not None
+    assert [sum(y or 0 for y in line.y) for line in figure.data] == [4, 4]
+    assert show_tensor(selection, "../../etc/passwd") == ("", None)
+
+
+def test_the_form_becomes_a_recipe_of_the_chosen_method_alone(family: Family) -> None:
+    base, experts = family()
+    selection = select(base, experts)
+    fields = {"method": "ties", "ties.density": 0.5, "ties.lambda": 1, "pcb.ratio": 0.1}
+
+    recipe = recipe_of(selection, fields, {str(experts[1]): 0.5}, all_of_them=True)
+
+    assert recipe == Recipe("ties", base, tuple(experts), (1.0, 0.5), {"density": 0.5, "lambda": 1})
+
+
+def test_weights_of_another_method_are_left_out(family: Family) -> None:
+    base, experts = family()
+
+    recipe = recipe_of(select(base, experts), {"method": "from"}, {str(experts[1]): 0.5}, all_of_them=True)
+
+    recipe.checked()
+    assert recipe.weights == (1.0, 1.0)
+
+
+def test_a_merge_tells_its_progress_and_where_it_is(family: Family, tmp_path: Path) -> None:
+    base, experts = family()
+    out = tmp_path / "out"
+
+    said = list(run_merge(Recipe("ties", base, tuple(experts)), str(out), "someone"))
+
+    assert "<progress" in said[0][0]
+    assert said[-1][1] == str(out)
+    assert str(out) in said[-1][0]
+    assert (out / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("output", "words"), [(" ", "The output folder has no name"), ("{base}", "nothing is ever overwritten")]
+)
+def test_a_merge_that_cannot_start_says_why(family: Family, output: str, words: str) -> None:
+    base, experts = family()
+
+    said = list(run_merge(Recipe("from", base, tuple(experts)), output.format(base=base), "someone"))
+
+    assert words in said[-1][0]
+    assert said[-1][1] == ""
+
+
+def test_folders_for_merges_are_named_for_their_method() -> None:
+    assert Path(fresh_folder("ties")).name.startswith("ties-")
+
+
+def test_answers_are_escaped() -> None:
+    shown = cards(["<b>", "merge: x"], ["<script>", "fine"], False, prompt="<i>")
+
+    assert "<script>" not in shown
+    assert "<i>" not in shown
+    assert 'class="answer merge"' in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"), [({"temperature": 9}, "Temperature must be between 0 and 2"), ({"seed": -1}, "Seed must be")]
+)
+def test_a_bad_setting_for_sampling_is_one_sentence(family: Family, changes: dict[str, Any], words: str) -> None:
+    base, experts = family()
+    fields = {"prompt": "x", "temperature": 1, "top_p": 1, "length": 5, "seed": 0, "chat": False, **changes}
+
+    said = list(run_sample(select(base, experts), "", fields, "someone"))
+
+    assert words in said[-1]
+
+
+def test_a_job_hands_on_what_its_work_reports_and_raises_its_error() -> None:
+    def work(tell: Any) -> None:
+        tell(1)
+        raise MergeStopped("enough")
+
+    job = Job(work)
+
+    assert list(job) == [1]
+    with pytest.raises(MergeStopped, match="enough"):
+        job.result()
+
+
+def test_stopping_reaches_the_visitor_who_asked_and_no_other() -> None:
+    with stoppable("me", "merge") as mine, stoppable("you", "merge") as yours:
+        stop("me", "merge")
+
+        assert mine.is_set()
+        assert not yours.is_set()
+
+
+def test_work_that_nobody_waits_for_any_more_is_told_to_stop() -> None:
+    seen = threading.Event()
+
+    def work(stopping: threading.Event) -> None:
+        while not stopping.is_set():
+            time.sleep(0.01)
+        seen.set()
+
+    with stoppable("me", "compare") as stopping:
+        job = Job(lambda tell: work(stopping))
+
+    job.result()
+    assert seen.is_set()
+
+
+def test_a_notice_is_text_and_no_markup() -> None:
+    assert "&lt;b&gt;" in notice("<b>")
+    assert 'role="alert"' in notice("x")
