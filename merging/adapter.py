@@ -9,8 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from merging.checkpoint import Checkpoint, Update, open_checkpoint, read_json
+from merging.checkpoint import Checkpoint, Update, open_checkpoint
 from merging.errors import MergeError
+from merging.header import read_json
 
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."

@@ -1,54 +1,20 @@
-"""Checkpoints on disk, read lazily: the only file that knows safetensors.
-
-A header is a length and a JSON text; what it says is checked against the file before any of it is believed.
-"""
+"""Checkpoints on disk, read lazily: which files hold a model, its tensors by name, and any run of their entries."""
 
 from __future__ import annotations
 
-import json
-import math
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 from merging.errors import MergeError
+from merging.header import FLOATS, INDEX, SIZES, Entry, dtype_of, read_header, read_json
 from merging.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-OTHERS = {"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
-SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-HEADER_LIMIT = 100 << 20
-INDEX = "model.safetensors.index.json"
 SHARD_NAME = re.compile(r"model-\d{5}-of-(?P<total>\d{5})\.safetensors")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One tensor of a checkpoint: its dtype in safetensors' words, its shape, and where its bytes are."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    file: Path
-    offset: int  # in bytes from the start of the file
-
-    @property
-    def size(self) -> int:
-        """The number of entries."""
-        return math.prod(self.shape)
-
-    @property
-    def bytes(self) -> int:
-        return self.size * SIZES[self.dtype]
-
-    @property
-    def floating(self) -> bool:
-        return self.dtype in FLOATS
 
 
 @dataclass(frozen=True)
@@ -149,12 +115,6 @@ class Update:
         return values.float() + self.scaling * product[: len(values)]
 
 
-def dtype_of(entry: Entry) -> torch.dtype:
-    """The torch dtype of an entry."""
-    dtype: torch.dtype = getattr(torch, (FLOATS | OTHERS)[entry.dtype])
-    return dtype
-
-
 def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a model folder or a lone safetensors file, reading its headers only."""
     path = _found(path)
@@ -234,125 +194,3 @@ def _indexed(path: Path) -> tuple[list[Path], dict[str, str]]:
             raise MergeError(f"Shard {name} of {path} is missing. Download it and try again.")
         files.append(path / name)
     return files, names
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError, OSError) as error:
-        raise MergeError(f"{path} could not be read as JSON ({error}). Download it again.") from error
-    if not isinstance(content, dict):
-        raise MergeError(f"{path} is not a JSON object. Download it again.")
-    return content
-
-
-def read_header(file: Path) -> list[Entry]:
-    """The tensors that a safetensors file says it holds, checked against the file's size and each other."""
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if size < 8 or length > min(size - 8, HEADER_LIMIT):
-                raise MergeError(f"{file} is cut short or is no safetensors file. Download it again.")
-            text = stream.read(length)
-    except OSError as error:
-        raise MergeError(f"{file} could not be read ({error.strerror}). Check the file.") from error
-    try:
-        header = json.loads(text.decode(), object_pairs_hook=_unique)
-    except (ValueError, RecursionError) as error:
-        raise MergeError(f"The header of {file} is damaged ({error}). Download it again.") from error
-    if not isinstance(header, dict):
-        raise MergeError(f"The header of {file} is not a JSON object. Download it again.")
-    header.pop("__metadata__", None)
-    entries = [_entry(file, name, told, 8 + length, size) for name, told in header.items()]
-    _apart(file, entries)
-    return entries
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a name stands there twice")
-    "".join(content).encode()  # half a surrogate pair is valid JSON, and a name that nobody can write
-    return content
-
-
-def _entry(file: Path, name: str, told: Any, start: int, size: int) -> Entry:
-    damaged = MergeError(f"The header of {file} says impossible things of `{name}`. Download the file again.")
-    if not isinstance(told, dict):
-        raise damaged
-    dtype, shape, offsets = told.get("dtype"), told.get("shape"), told.get("data_offsets")
-    if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2 or not isinstance(dtype, str):
-        raise damaged
-    begin, end = offsets
-    if dtype not in SIZES:
-        raise MergeError(f"`{name}` in {file} has dtype {dtype}, which cannot be merged. Choose an unquantised model.")
-    entry = Entry(name, dtype, tuple(shape), file, start + begin)
-    if end - begin != entry.bytes:
-        raise damaged
-    if start + end > size:
-        raise MergeError(f"{file} is cut short: `{name}` ends beyond it. Download it again.")
-    return entry
-
-
-def _naturals(value: Any) -> TypeGuard[list[int]]:
-    return isinstance(value, list) and all(type(item) is int and 0 <= item < 2**63 for item in value)
-
-
-def _apart(file: Path, entries: list[Entry]) -> None:
-    end = 0
-    for entry in sorted(entries, key=lambda entry: (entry.offset, entry.bytes)):
-        if entry.offset < end:
-            raise MergeError(f"`{entry.name}` overlaps another tensor in {file}. Download the file again.")
-        end = max(end, entry.offset + entry.bytes)
-
-
-def shards(entries: list[Entry], limit: int) -> Iterator[list[Entry]]:
-    """The entries in files of at most `limit` bytes, a larger tensor in a file of its own."""
-    shard: list[Entry] = []
-    for entry in entries:
-        if shard and sum(other.bytes for other in shard) + entry.bytes > limit:
-            yield shard
-            shard = []
-        shard.append(entry)
-    yield shard
-
-
-def lay_out(folder: Path, entries: list[Entry], limit: int, metadata: dict[str, str]) -> dict[str, Entry]:
-    """Create the safetensors files that will hold these tensors, with headers and no data; and where each goes."""
-    files = list(shards(entries, limit))
-    placed: dict[str, Entry] = {}
-    for number, shard in enumerate(files, 1):
-        name = "model.safetensors" if len(files) == 1 else f"model-{number:05}-of-{len(files):05}.safetensors"
-        placed |= _lay_out_file(folder / name, shard, metadata)
-    if len(files) > 1:
-        index = {
-            "metadata": {"total_size": sum(entry.bytes for entry in entries)},
-            "weight_map": {entry.name: entry.file.name for entry in placed.values()},
-        }
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    return placed
-
-
-def _lay_out_file(file: Path, entries: list[Entry], metadata: dict[str, str]) -> dict[str, Entry]:
-    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
-    offset = 0
-    for entry in entries:
-        end = offset + entry.bytes
-        header[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [offset, end]}
-        offset = end
-    text = json.dumps(header, ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    with file.open("xb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        stream.truncate(8 + len(text) + offset)
-    return {entry.name: entry for entry in read_header(file)}
-
-
-def write(entry: Entry, start: int, values: Tensor) -> None:
-    """Put values of the entry's dtype, laid flat, at its entries from `start` on."""
-    with entry.file.open("r+b", buffering=0) as stream:
-        stream.seek(entry.offset + start * SIZES[entry.dtype])
-        view = memoryview(values.contiguous().view(torch.uint8).numpy().data).cast("B")
-        while view:
-            view = view[stream.write(view) :]

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merging.adapter import open_base, open_expert
-from merging.checkpoint import Checkpoint, dtype_of, lay_out, write
+from merging.checkpoint import Checkpoint
 from merging.errors import MergeError, MergeStopped
+from merging.header import dtype_of
 from merging.lazy import torch
 from merging.method import Group, Groups, Method, Outcome
+from merging.output import lay_out, write
 from merging.plan import Plan, plan
 from merging.recipe import Recipe
 

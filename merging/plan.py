@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from merging.checkpoint import Checkpoint, Entry
+from merging.checkpoint import Checkpoint
 from merging.errors import MergeError
+from merging.header import Entry
 from merging.places import in_order
 
 HEAD = "lm_head.weight"

@@ -10,9 +10,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from merging import checkpoint
-from merging.checkpoint import Entry, lay_out, open_checkpoint, read_header, shards, write
+from merging import header
+from merging.checkpoint import open_checkpoint
 from merging.errors import MergeError
+from merging.header import Entry, read_header
+from merging.output import lay_out, shards, write
 from tests.conftest import random_tensors, write_model
 
 KINDS = {
@@ -441,4 +443,4 @@ def test_no_existing_file_is_overwritten(tmp_path: Path) -> None:
     entries = entries_of(write_model(tmp_path, {"w": torch.ones(2)}))
 
     with pytest.raises(FileExistsError):
-        lay_out(tmp_path, entries, checkpoint.HEADER_LIMIT, {})
+        lay_out(tmp_path, entries, header.HEADER_LIMIT, {})
