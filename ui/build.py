@@ -54,7 +54,7 @@ def build(folder: Path | None = None) -> gr.Blocks:
         _wire_models(demo, models, see, weights, merging)
         _wire_see(models, see, weights)
         _wire_coefficients(models, weights, merging)
-        _wire_merge(models, merging)
+        _wire_merge(demo, models, merging)
         _wire_sample(models, merging, sample)
     return demo
 
@@ -144,9 +144,8 @@ def _wire_coefficients(models: Models, weights: Coefficients, merging: Merge) ->
             yield figure, caption
 
     drawn_exactly = gr.State(True)
-    controls = [*merging.form.values(), merging.weights]
     gr.on(
-        [control.change for control in controls],
+        [control.change for control in _form(merging)],
         on_move,
         [models.selection, *_form(merging)],
         [weights.plot, weights.caption, drawn_exactly],
@@ -161,7 +160,7 @@ def _wire_coefficients(models: Models, weights: Coefficients, merging: Merge) ->
     )
 
 
-def _wire_merge(models: Models, merging: Merge) -> None:
+def _wire_merge(demo: gr.Blocks, models: Models, merging: Merge) -> None:
     def on_method(chosen: str) -> list[Any]:
         return [*(gr.Group(visible=name == chosen) for name in merging.sections), fresh_folder(chosen)]
 
@@ -185,7 +184,7 @@ def _wire_merge(models: Models, merging: Merge) -> None:
         show_progress="hidden",
         **PRIVATE,
     ).then(_resting, None, [merging.run, merging.stop], queue=False, **PRIVATE)
-    merging.merged.change(fresh_folder, merging.form["method"], merging.output, **QUIET)
+    gr.on([demo.load, merging.merged.change], fresh_folder, merging.form["method"], merging.output, **QUIET)
     merging.stop.click(_stopper("merge"), None, None, queue=False, **PRIVATE)
 
 

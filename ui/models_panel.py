@@ -106,13 +106,19 @@ def _row(role: str, path: str, model: Checkpoint | MergeError, problem: str) -> 
         cells = [f"<b>{html.escape(Path(path).name or path)}</b>{_bad(str(model))}", *["–"] * 5]
     else:
         fits = _bad(problem) if problem else ""
-        name = f'<b>{html.escape(model.name)}</b><span class="path">{html.escape(path)}</span>{fits}'
+        name = f'<b>{html.escape(model.name)}</b><span class="path">{html.escape(_shown(path))}</span>{fits}'
         dtypes = " + ".join(model.dtypes) or "no floats"
         kind = describe(model) if is_adapter(model) else model.architecture
         architecture = html.escape(kind or "no config")
         cells = [name, architecture, f"{len(model.entries):,}", _count(model.parameters), dtypes, _bytes(model.bytes)]
     tone = ' class="misfit"' if problem or isinstance(model, MergeError) else ""
     return f"<tr{tone}><td>{role}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _shown(path: str) -> str:
+    """The path as it was given; the embedded family's from the project's folder on."""
+    root = family.ZOO.parent
+    return str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
 
 
 def _bad(problem: str) -> str:

@@ -51,13 +51,14 @@ def norms_figure(names: tuple[str, ...], experts: tuple[str, ...], table: list[l
     tall = min(max(26 * len(layout.rows), 52), 620) if layout.rows else 0
     flat = 26 if layout.apart else 0
     heights = [height for _ in range(down) for height in ([tall] if tall else []) + ([flat] if flat else [])]
-    height = sum(heights) + 46 * len(heights) + 60
+    gap = 24 + 6 * max(map(len, layout.modules), default=4)  # the labels under a panel stand upright
+    height = sum(heights) + gap * len(heights) + 60
     figure = make_subplots(
         len(heights),
         across,
         row_heights=heights,
         horizontal_spacing=0.03 if across > 1 else 0,
-        vertical_spacing=(46 / (height - 60)) if len(heights) > 1 else 0,
+        vertical_spacing=(gap / (height - 60)) if len(heights) > 1 else 0,
         subplot_titles=_titles(experts, across, down, per_panel=len(heights) // down),
     )
     figure.update_xaxes(type="category", ticks="", showgrid=False, tickfont={"size": 11}, tickangle=-90)
