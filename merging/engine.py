@@ -178,6 +178,7 @@ class _Progress:
         self, work: Plan, passes: int, on_step: Callable[[Step], None] | None, stop: threading.Event | None
     ) -> None:
         self.sizes = {name: work.base.entries[name].bytes * (1 + len(work.experts)) for name in work.merged}
+        self.entries = {name: work.base.entries[name].size for name in work.merged}
         self.passes, self.on_step, self.stop = passes, on_step, stop
         self.visits = dict.fromkeys(work.merged, 0)
         self.done = self.bytes = 0
@@ -186,14 +187,14 @@ class _Progress:
         """The same groups, each pass over them counted as a visit."""
 
         def chunks() -> Iterator[Group]:
-            self._tell(name)
             for group in groups.chunks():
+                self._tell(name)
                 if self.stop and self.stop.is_set():
                     raise MergeStopped("Stopped. Nothing was written.")
                 yield group
+                self.bytes += self.sizes[name] * len(group.base) // self.entries[name]
             self.visits[name] += 1
             self.done += 1
-            self.bytes += self.sizes[name]
 
         return Groups(chunks)
 

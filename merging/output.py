@@ -44,7 +44,7 @@ def lay_out(folder: Path, entries: list[Entry], limit: int, metadata: dict[str, 
 def _lay_out_file(file: Path, entries: list[Entry], metadata: dict[str, str]) -> dict[str, Entry]:
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     offset = 0
-    for entry in entries:
+    for entry in sorted(entries, key=lambda entry: -SIZES[entry.dtype]):  # so that every number is aligned
         end = offset + entry.bytes
         header[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": [offset, end]}
         offset = end

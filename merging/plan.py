@@ -46,7 +46,7 @@ def misfit(base: Checkpoint, expert: Checkpoint) -> str:
     differ = [name for name in names if expert.entries[name].shape != base.entries[name].shape]
     if differ:
         here, there = (_by(model.entries[differ[0]].shape) for model in (expert, base))
-        return f"`{differ[0]}` is {here} in it and {there} in the base model{_more(differ, ' ({} more differ)')}."
+        return f"`{differ[0]}` is {here} in it and {there} in the base model{_more(differ, ' (and {} more)')}."
     other = [name for name in names if not expert.entries[name].floating]
     if other:
         return f"`{other[0]}` has dtype {expert.entries[other[0]].dtype} in it, so it is quantised."

@@ -162,7 +162,7 @@ def _wire_coefficients(models: Models, weights: Coefficients, merging: Merge) ->
 
 def _wire_merge(demo: gr.Blocks, models: Models, merging: Merge) -> None:
     def on_method(chosen: str) -> list[Any]:
-        return [*(gr.Group(visible=name == chosen) for name in merging.sections), fresh_folder(chosen)]
+        return [gr.Group(visible=name == chosen) for name in merging.sections]
 
     def on_run(
         request: gr.Request, selection: Selection, output: str, last: str, *values: Any
@@ -172,9 +172,7 @@ def _wire_merge(demo: gr.Blocks, models: Models, merging: Merge) -> None:
         for shown, folder in run_merge(recipe, output, request.session_hash or ""):
             yield shown, folder or last
 
-    merging.form["method"].change(
-        on_method, merging.form["method"], [*merging.sections.values(), merging.output], **QUIET
-    )
+    merging.form["method"].change(on_method, merging.form["method"], list(merging.sections.values()), **QUIET)
     merging.run.click(_working, None, [merging.run, merging.stop], queue=False, **PRIVATE).then(
         on_run,
         [models.selection, merging.output, merging.merged, *_form(merging)],
@@ -184,7 +182,7 @@ def _wire_merge(demo: gr.Blocks, models: Models, merging: Merge) -> None:
         show_progress="hidden",
         **PRIVATE,
     ).then(_resting, None, [merging.run, merging.stop], queue=False, **PRIVATE)
-    gr.on([demo.load, merging.merged.change], fresh_folder, merging.form["method"], merging.output, **QUIET)
+    gr.on([demo.load, merging.merged.change], fresh_folder, None, merging.output, **QUIET)
     merging.stop.click(_stopper("merge"), None, None, queue=False, **PRIVATE)
 
 

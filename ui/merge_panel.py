@@ -52,7 +52,7 @@ def merge_panel(selection: gr.State) -> Merge:
         sections[method.name] = section
     weights = gr.State({})
     _weight_sliders(form["method"], selection, weights)
-    output = gr.Textbox(fresh_folder(FIRST), label="Output folder", elem_id="output", info="It must not hold anything.")
+    output = gr.Textbox(fresh_folder(), label="Output folder", elem_id="output", info="It must not hold anything.")
     with gr.Row():
         run = gr.Button("Merge", variant="primary", elem_id="run")
         stop = gr.Button("Stop", elem_id="stop", interactive=False)
@@ -89,9 +89,9 @@ def _weight_sliders(method: gr.Radio, selection: gr.State, weights: gr.State) ->
                 )
 
 
-def fresh_folder(method: str) -> str:
+def fresh_folder() -> str:
     """A folder name that is not taken, told apart by the time."""
-    return str(Path("merges") / f"{method}-{datetime.now():%Y%m%d-%H%M%S}")
+    return str(Path("merges") / f"{datetime.now():%Y-%m-%d-%H%M%S}")
 
 
 def recipe_of(selection: Selection, fields: dict[str, Any], weights: dict[str, float], all_of_them: bool) -> Recipe:

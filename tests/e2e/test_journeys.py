@@ -173,13 +173,14 @@ def test_base_and_experts_answer_before_there_is_a_merge_and_stop_works(visit: P
 def test_the_same_seed_gives_the_same_answers_and_another_seed_gives_others(visit: Page) -> None:
     said = {}
     visit.locator("#sample-length input[type=number]").fill("8")
-    for seed, before in (("0", "stand here"), ("1", "0"), ("0", "1")):
+    for seed, before in (("0", ""), ("1", "0"), ("0", "1")):
         visit.get_by_label("Random seed").fill(seed)
         visit.locator("#sample-run").click()
-        before = said.get(before, before)
-        expect(visit.locator("#answers")).not_to_have_text(before, use_inner_text=True)
+        before = said.get(before, "")
+        if before:
+            expect(visit.locator("#answers .answers")).not_to_have_text(before, use_inner_text=True)
         expect(visit.locator("#answers [aria-busy=false] article")).to_have_count(4, timeout=120_000)
-        text = visit.locator("#answers").inner_text()
+        text = visit.locator("#answers .answers").inner_text()
         assert said.setdefault(seed, text) == text
 
     assert said["0"] != said["1"]

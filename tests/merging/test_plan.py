@@ -46,7 +46,7 @@ def test_an_expert_of_another_precision_fits(tmp_path: Path) -> None:
         ),
         (two(a=torch.ones(3, 2)), "`a` is 3 × 2 in it and 2 × 3 in the base model."),
         (two(a=torch.tensor(1.0)), "`a` is a single number in it and 2 × 3 in the base model."),
-        (two(a=torch.ones(3), b=torch.ones(4)), "`a` is 3 in it and 2 × 3 in the base model (1 more differ)."),
+        (two(a=torch.ones(3), b=torch.ones(4)), "`a` is 3 in it and 2 × 3 in the base model (and 1 more)."),
         (two(a=torch.ones(2, 3, dtype=torch.int8)), "`a` has dtype I8 in it, so it is quantised."),
     ],
 )

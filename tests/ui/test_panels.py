@@ -17,7 +17,7 @@ from merging.recipe import Recipe
 from tests.conftest import Family, random_tensors, write_model
 from ui.errors import notice
 from ui.jobs import Job, stop, stoppable
-from ui.merge_panel import fresh_folder, recipe_of, run_merge
+from ui.merge_panel import recipe_of, run_merge
 from ui.models_panel import Selection, read_models
 from ui.sample_panel import cards, run_sample
 from ui.see_panel import (
@@ -200,10 +200,6 @@ def test_a_merge_that_cannot_start_says_why(family: Family, output: str, words: 
 
     assert words in said[-1][0]
     assert said[-1][1] == ""
-
-
-def test_folders_for_merges_are_named_for_their_method() -> None:
-    assert Path(fresh_folder("ties")).name.startswith("ties-")
 
 
 def test_answers_are_escaped() -> None:
