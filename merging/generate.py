@@ -195,8 +195,7 @@ def _stream(loaded: Loaded, ask: Ask) -> Iterator[str]:
 def _prompt_tokens(loaded: Loaded, ask: Ask) -> list[int]:
     tokenizer, config = loaded.tokenizer, loaded.model.config
     if ask.chat and tokenizer.chat_template:
-        turns = [{"role": "user", "content": ask.prompt}]
-        tokens = tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+        tokens = _templated(tokenizer, ask.prompt)
     else:
         tokens = tokenizer(ask.prompt)["input_ids"]
     if not tokens:
@@ -208,6 +207,16 @@ def _prompt_tokens(loaded: Loaded, ask: Ask) -> list[int]:
     if ask.length >= room:
         raise MergeError(f"The model can only see {room} tokens. Lower the length below that.")
     return list(tokens[-(room - ask.length) :])
+
+
+def _templated(tokenizer: Any, prompt: str) -> list[int]:
+    from jinja2 import TemplateError
+
+    turns = [{"role": "user", "content": prompt}]
+    try:
+        return list(tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False))
+    except TemplateError as error:
+        raise MergeError(f"The chat template could not be used ({error}). Sample without it.") from error
 
 
 def _draw(logits: Any, ask: Ask, generator: Any) -> int:

@@ -1,0 +1,126 @@
+"""Numbers about models before they are merged, held against what the merge itself does."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from merging import METHODS, MergeStopped, Recipe, compare, merge
+from merging.checkpoint import Checkpoint, open_checkpoint
+from merging.compare import Comparison, coefficients
+from tests.conftest import Family, write_model
+
+VALUES = {"ties": {"density": 0.3}, "pcb": {"ratio": 0.3}, "from": {"k": 2.0}}
+
+
+def opened(base: Path, experts: list[Path]) -> tuple[Checkpoint, list[Checkpoint]]:
+    return open_checkpoint(base), [open_checkpoint(path) for path in experts]
+
+
+def table(name: str, scope: str | None, comparison: Comparison, weights: Tensor) -> Tensor:
+    method = METHODS[name]
+    values = method.checked({**VALUES.get(name, {}), **({"scope": scope} if scope else {})})
+    return coefficients(method, {**values, "weight": weights}, comparison, comparison.probe)
+
+
+def test_norms_and_zeros_are_those_of_the_task_vectors(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare, "CHUNK", 5)
+    base, experts = opened(*family(dtype=torch.bfloat16))
+
+    found = compare.compare(base, experts)
+
+    for row, name in enumerate(found.names):
+        start = base.tensor(name).float()
+        assert float(found.base_norms[row]) == pytest.approx(float(start.norm()), rel=1e-5)
+        for column, expert in enumerate(experts):
+            tau = expert.tensor(name).float() - start
+            assert float(found.norms[row, column]) == pytest.approx(float(tau.norm()), rel=1e-5)
+            assert float(found.zeros[row, column]) == float((tau == 0).double().mean())
+    assert found.probe.exact
+
+
+@pytest.mark.parametrize(
+    ("name", "scope"),
+    [("from", "tensor"), ("from", "model"), ("ties", "model"), ("ties", "tensor"), ("pcb", "model"), ("pcb", "tensor"),
+     ("task_arithmetic", None)],
+)  # fmt: skip
+def test_a_weight_is_what_the_merge_does_with_an_expert(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, scope: str | None
+) -> None:
+    # With one expert the merged step is s * tau, so that sum(s |tau|) / sum(|tau|) can be read off the merged file.
+    monkeypatch.setattr(compare, "CACHED", 7)
+    folder, experts = family(experts=1)
+    base, (expert,) = opened(folder, experts)
+    values = {**VALUES.get(name, {}), **({"scope": scope} if scope else {})}
+
+    merge(Recipe(name, folder, tuple(experts), values=values), tmp_path / "out")
+
+    merged = open_checkpoint(tmp_path / "out")
+    found = compare.compare(base, [expert])
+    for tensor, weight in zip(found.names, table(name, scope, found, torch.ones(1)), strict=True):
+        start = base.tensor(tensor)
+        tau, step = expert.tensor(tensor) - start, merged.tensor(tensor) - start
+        expected = float((step * tau.sign()).sum() / tau.abs().sum())
+        assert float(weight) == pytest.approx(expected, abs=1e-4)
+
+
+def test_weights_of_a_blend_add_up_to_the_merged_step(family: Family) -> None:
+    # Where all experts moved an entry the same way, the merged step is the sum of s * |tau| over the experts.
+    folder, _ = family()
+    start = open_checkpoint(folder)
+    moved = {name: torch.rand(start.entries[name].shape) for name in start.entries}
+    paths = [
+        write_model(folder.parent / f"up{i}", {name: start.tensor(name) + i * moved[name] for name in moved})
+        for i in (1, 2)
+    ]
+
+    found = compare.compare(*opened(folder, paths))
+
+    weights = METHODS["ties"].checked({"density": 1.0}) | {"weight": torch.ones(2)}
+    shares = coefficients(METHODS["ties"], weights, found, found.probe)
+    torch.testing.assert_close(shares, torch.full_like(shares, 0.5), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ties", "pcb"])
+def test_the_quick_probe_is_near_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(compare, "QUICK", 60_000)
+    generator = torch.Generator().manual_seed(0)
+    start = {f"layers.{i}.w.weight": torch.randn(200, 200, generator=generator) for i in range(3)}
+    paths = [write_model(tmp_path / "base", start)]
+    for i in (1, 2):
+        moved = {n: t + 0.1 * torch.randn(200, 200, generator=generator) for n, t in start.items()}
+        paths.append(write_model(tmp_path / f"e{i}", moved))
+
+    found = compare.compare(*opened(paths[0], paths[1:]))
+
+    method = METHODS[name]
+    values = method.checked({}) | {"weight": torch.ones(2)}
+    quick, whole = (coefficients(method, values, found, probe) for probe in (found.quick, found.probe))
+    assert 0.1 < found.quick.share < 0.3
+    assert found.probe.exact
+    torch.testing.assert_close(quick, whole, rtol=0.1, atol=0.02)
+
+
+def test_a_model_beyond_the_probe_is_drawn_from_and_its_norms_stay_exact(
+    family: Family, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = family()
+    whole = compare.compare(*opened(*folders))
+    monkeypatch.setattr(compare, "PROBE", 30)
+
+    found = compare.compare(*opened(*folders))
+
+    assert not found.probe.exact
+    torch.testing.assert_close(found.norms, whole.norms)
+
+
+def test_comparing_can_be_stopped(family: Family) -> None:
+    stop = threading.Event()
+    stop.set()
+
+    with pytest.raises(MergeStopped):
+        compare.compare(*opened(*family()), stop=stop)

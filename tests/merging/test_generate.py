@@ -1,0 +1,144 @@
+"""Text from several models side by side."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from merging import MergeError, generate
+from merging.generate import Ask, Shelf, answers
+from tests.conftest import random_tensors, write_model
+
+ZOO = Path(__file__).parents[2] / "zoo"
+BASE, EXPERT, ADAPTER = ZOO / "base", ZOO / "bible", ZOO / "bible-lora"
+
+
+def last(paths: list[Path], ask: Ask) -> list[str]:
+    *_, texts = answers(paths, BASE, ask)
+    return texts
+
+
+def test_at_temperature_0_a_model_says_what_transformers_says() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(EXPERT)
+    model = AutoModelForCausalLM.from_pretrained(EXPERT, dtype=torch.float32)
+    prompt = tokenizer("And the ", return_tensors="pt")
+    expected = model.generate(**prompt, max_new_tokens=16, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+
+    assert last([EXPERT], Ask("And the ", temperature=0, length=16)) == [
+        tokenizer.decode(expected, skip_special_tokens=True)
+    ]
+
+
+def test_the_seed_decides_and_the_company_does_not() -> None:
+    ask = Ask("The ", temperature=1, length=12, seed=3)
+
+    alone, together = last([EXPERT], ask), last([BASE, EXPERT], ask)
+
+    assert together[1] == alone[0]
+    assert last([EXPERT], Ask("The ", temperature=1, length=12, seed=4)) != alone
+
+
+def test_answers_grow_by_a_token_of_each_at_a_time() -> None:
+    steps = list(answers([BASE, EXPERT], BASE, Ask("The ", temperature=0, length=5)))
+
+    assert len(steps) >= 5
+    for before, after in pairwise(steps):
+        assert all(new.startswith(old.rstrip("\ufffd")) for old, new in zip(before, after, strict=True))
+
+
+def test_an_adapter_and_a_lone_file_answer_with_the_tokenizer_of_the_base(tmp_path: Path) -> None:
+    shutil.copy(EXPERT / "model.safetensors", tmp_path / "lone.safetensors")
+    ask = Ask("And the ", temperature=0, length=12)
+
+    adapter, lone = last([ADAPTER, tmp_path / "lone.safetensors"], ask)
+
+    assert lone == last([EXPERT], ask)[0]
+    assert adapter != last([BASE], ask)[0]
+
+
+def test_stopping_ends_all_answers() -> None:
+    stop = threading.Event()
+    steps = 0
+
+    for _ in answers([BASE, EXPERT], BASE, Ask("The ", length=200), stop):
+        steps += 1
+        if steps == 3:
+            stop.set()
+
+    assert steps == 3
+
+
+def test_models_that_do_not_fit_memory_together_answer_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "SHELF", shelf := Shelf())
+    size = generate._memory(generate.open_base(BASE))
+    monkeypatch.setattr(generate, "_free_memory", lambda: 3 * size)  # of which half may be filled: one model
+    ask = Ask("The ", temperature=0, length=4)
+
+    steps = list(answers([BASE, EXPERT], BASE, ask))
+
+    assert steps[0][1] == ""
+    assert steps[-1] == last([BASE, EXPERT], ask)
+    assert len(shelf.models) <= 2
+
+
+def test_a_model_larger_than_memory_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "SHELF", Shelf())
+    monkeypatch.setattr(generate, "_free_memory", lambda: 1000)
+
+    with pytest.raises(MergeError, match=r"base needs .* GB of memory"):
+        last([BASE], Ask("The "))
+
+
+def test_a_model_that_changed_on_disk_is_loaded_again(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(BASE, folder)
+    ask = Ask("And the ", temperature=0, length=12)
+    before = last([folder], ask)
+
+    shutil.copy(EXPERT / "model.safetensors", folder / "model.safetensors")
+
+    assert last([folder], ask) != before
+
+
+def test_a_long_prompt_keeps_its_end_and_a_length_beyond_the_context_is_refused() -> None:
+    context = AutoModelForCausalLM.from_pretrained(BASE).config.max_position_embeddings
+
+    assert last([BASE], Ask("word " * 2 * context, temperature=0, length=4))[0] != ""
+    with pytest.raises(MergeError, match=f"only see {context} tokens"):
+        last([BASE], Ask("The ", length=context))
+
+
+def test_an_empty_prompt_starts_from_the_first_token_of_all() -> None:
+    assert last([BASE], Ask("", length=8, seed=1))[0] != ""
+
+
+def test_the_chat_template_wraps_the_prompt(tmp_path: Path) -> None:
+    folder = tmp_path / "chat"
+    shutil.copytree(EXPERT, folder)
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}And {{ m['content'] }}{% endfor %}")
+
+    wrapped = last([folder], Ask("the ", temperature=0, length=8, chat=True))
+
+    assert wrapped == last([folder], Ask("And the ", temperature=0, length=8))
+
+
+def test_a_template_that_reaches_for_python_is_stopped(tmp_path: Path) -> None:
+    folder = tmp_path / "chat"
+    shutil.copytree(EXPERT, folder)
+    (folder / "chat_template.jinja").write_text("{{ ''.__class__.__mro__[1].__subclasses__() }}")
+
+    with pytest.raises(MergeError, match="chat template"):
+        last([folder], Ask("x", chat=True))
+
+
+def test_files_that_are_no_language_model_are_refused_in_one_sentence(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "odd", random_tensors(0), config={"model_type": "nothing-known"})
+
+    with pytest.raises(MergeError, match="odd could not be loaded to sample from"):
+        last([folder], Ask("x"))
