@@ -87,6 +87,9 @@ def _scaling(adapter: Checkpoint, config: dict[str, Any]) -> tuple[int, float]:
     for key, words in UNKNOWN.items():
         if config.get(key):
             raise MergeError(f"{adapter.name} is an adapter with {words}. Merge it into its base with PEFT first.")
+    start = config.get("init_lora_weights", True)
+    if start not in (True, False, "gaussian", "eva"):  # PEFT changes the base's own weights for the others
+        raise MergeError(f"{adapter.name} starts from `{start}`, which changes the base. Merge it with PEFT first.")
     if config.get("bias", "none") != "none":
         raise MergeError(f"{adapter.name} is an adapter with biases. Merge it into its base with PEFT first.")
     rank, alpha = config.get("r"), config.get("lora_alpha")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from merging.checkpoint import Checkpoint
@@ -46,6 +47,8 @@ class Comparison:
     base_norms: Tensor  # (tensors), Frobenius norms, float64; NaN where a weight is not finite
     norms: Tensor  # (tensors, experts), of the task vectors
     zeros: Tensor  # (tensors, experts), share of entries that did not move at all
+    still: Tensor  # (experts), the same share over the whole model
+    cosines: Tensor  # (experts, experts), between task vectors over the whole model; NaN where one is zero
     probe: Probe
     quick: Probe
 
@@ -57,7 +60,10 @@ class Comparison:
 
     def warnings(self) -> list[str]:
         """What looks wrong with the experts, one sentence each."""
-        found = []
+        broken = [name for name, norm in zip(self.names, self.base_norms, strict=True) if norm.isnan()]
+        if broken:
+            return [f"{self.base}: `{broken[0]}` holds NaN or infinity, so this merge will be refused."]
+        found = self._of_pairs()
         total, base = self.norms.square().nansum(0).sqrt(), self.base_norms.square().nansum().sqrt()
         for index, (expert, norm) in enumerate(zip(self.experts, total, strict=True)):
             broken = [name for name, value in zip(self.names, self.norms[:, index], strict=True) if value.isnan()]
@@ -67,6 +73,18 @@ class Comparison:
                 found.append(f"{expert} equals the base model: it adds nothing.")
             elif norm > 0.5 * base:
                 found.append(f"{expert} is {norm / base:.0%} away from the base: was it fine-tuned from this one?")
+        return found
+
+    def _of_pairs(self) -> list[str]:
+        found = []
+        for i, j in combinations(range(len(self.experts)), 2):
+            pair = f"{self.experts[i]} and {self.experts[j]}"
+            if self.cosines[i, j] < -0.99:
+                found.append(
+                    f"{pair} undo each other: what is left is rounding, and PCB-Merging ranks by it."
+                )
+            elif self.cosines[i, j] > 0.9999:
+                found.append(f"{pair} moved the same way from the base: one of them adds nothing.")
         return found
 
 
@@ -82,13 +100,15 @@ def compare(
     wanted = PROBE // (1 + len(experts))
     rate = min(1.0, wanted / sum(sizes))
     rows, kept = [], []
+    products = torch.zeros(len(experts), len(experts), dtype=torch.float64)
     for done, (name, size) in enumerate(zip(work.merged, sizes, strict=True)):
         if on_step:
             on_step(done, len(sizes))
         picked = torch.arange(size) if rate == 1 else _spread(size, max(64, int(rate * size)))
-        row, group = _measure(base, experts, name, picked, stop)
+        row, product, group = _measure(base, experts, name, picked, stop)
         rows.append(row)
         kept.append(group)
+        products += product.nan_to_num()
     measured = torch.stack(rows)  # (tensors, 1 + 2 * experts)
     probe = Probe(tuple(kept), rate)
     return Comparison(
@@ -99,6 +119,8 @@ def compare(
         measured[:, 0].sqrt(),
         measured[:, 1 : 1 + len(experts)].sqrt(),
         measured[:, 1 + len(experts) :] / torch.tensor(sizes)[:, None],
+        measured[:, 1 + len(experts) :].nansum(0) / sum(sizes),
+        products / products.diagonal().sqrt().outer(products.diagonal().sqrt()),
         probe,
         _thinned(probe, sum(sizes), QUICK // (1 + len(experts))),
     )
@@ -106,10 +128,11 @@ def compare(
 
 def _measure(
     base: Checkpoint, experts: list[Checkpoint], name: str, picked: Tensor, stop: threading.Event | None
-) -> tuple[Tensor, Group]:
-    """Squared norms of base and task vectors and the counts of zeros in one row; and the picked entries."""
+) -> tuple[Tensor, Tensor, Group]:
+    """Squared norms of base and task vectors and the counts of zeros in one row; products of pairs; picked entries."""
     size = base.entries[name].size
     total = torch.zeros(1 + 2 * len(experts), dtype=torch.float64)
+    product = torch.zeros(len(experts), len(experts), dtype=torch.float64)
     kept = []
     for start in range(0, size, CHUNK):
         if stop and stop.is_set():
@@ -118,10 +141,12 @@ def _measure(
         rows = torch.stack([model.read(name, start, end).float() for model in (base, *experts)])
         tau = rows[1:] - rows[0]
         squares = torch.cat([rows[:1], tau]).double().square().sum(1)
+        product += tau.double() @ tau.double().T
         total += torch.cat([squares, (tau == 0).sum(1).double()])
         kept.append(rows[:, picked[(picked >= start) & (picked < end)] - start])
     entries = torch.cat(kept, dim=1)
-    return torch.where(total < torch.inf, total, torch.nan), Group(name, entries[0], entries[1:])
+    group = Group(name, entries[0], entries[1:], matrix=len(base.entries[name].shape) >= 2)
+    return torch.where(total < torch.inf, total, torch.nan), product, group
 
 
 def _spread(size: int, count: int) -> Tensor:
@@ -140,7 +165,7 @@ def _thinned(probe: Probe, entries: int, wanted: int) -> Probe:
     groups = []
     for group in probe.groups:
         picked = _spread(len(group.base), max(64, int(rate * len(group.base))))
-        groups.append(Group(group.name, group.base[picked], group.experts[:, picked]))
+        groups.append(Group(group.name, group.base[picked], group.experts[:, picked], matrix=group.matrix))
     return Probe(tuple(groups), probe.share * rate)
 
 
@@ -165,11 +190,10 @@ def _exact(method: Method, values: dict[str, Any], comparison: Comparison) -> Te
     """The coefficients from the norms, which are known exactly, of each tensor or of the whole model."""
     rows = []
     whole = comparison.norms.square().nansum(0).sqrt()
-    nothing = Group("", torch.zeros(0), torch.zeros(len(comparison.experts), 0))
-    for norm in comparison.norms:
-        survey = None
-        if method.survey is norms:
-            survey = norm if values.get("scope") == "tensor" else whole
+    assert method.survey in (None, norms), "the screen knows no other statistics of a tensor yet"
+    for norm, shape in zip(comparison.norms, comparison.shapes, strict=True):
+        nothing = Group("", torch.zeros(0), torch.zeros(len(comparison.experts), 0), matrix=len(shape) >= 2)
+        survey = norm if values.get("scope") == "tensor" else whole
         rows.append(method.outcome(nothing, survey, values).values.double())  # type: ignore[union-attr]
     table = torch.stack(rows)
     return torch.where(comparison.norms.isnan(), torch.nan, table)
@@ -200,6 +224,6 @@ def _cut(group: Group) -> Groups:
     def chunks() -> Iterator[Group]:
         for start in range(0, len(group.base), CACHED):
             end = start + CACHED
-            yield Group(group.name, group.base[start:end], group.experts[:, start:end], start)
+            yield replace(group, base=group.base[start:end], experts=group.experts[:, start:end], start=start)
 
     return Groups(chunks)

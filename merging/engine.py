@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -23,6 +20,7 @@ from merging.lazy import torch
 from merging.method import Group, Groups, Method, Outcome
 from merging.output import lay_out, write
 from merging.plan import Plan, plan
+from merging.publish import carry_over, published, target
 from merging.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -30,18 +28,6 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 18  # entries that are in memory at a time, of each model
 SHARD = 5 << 30  # bytes of one output file, as Hugging Face writes them
-KEPT = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "chat_template*",
-    "*processor_config.json",
-)
 
 
 @dataclass(frozen=True)
@@ -70,11 +56,11 @@ def groups_of(base: Checkpoint, experts: tuple[Checkpoint, ...], name: str) -> G
     """One tensor of all models as a stream of flat chunks; MergeError when a number in it is not finite."""
 
     def chunks() -> Iterator[Group]:
-        size = base.entries[name].size
+        size, matrix = base.entries[name].size, len(base.entries[name].shape) >= 2
         for start in range(0, size, CHUNK):
             stop = min(start + CHUNK, size)
             rows = [_finite(model, name, start, stop) for model in (base, *experts)]
-            yield Group(name, rows[0], torch.stack(rows[1:]), start)
+            yield Group(name, rows[0], torch.stack(rows[1:]), start, matrix)
 
     return Groups(chunks)
 
@@ -105,7 +91,8 @@ def merge_groups(method: Method, groups: list[Group], **values: Any) -> Iterator
     shapes = {group.name: group.base.shape for group in groups}
     model = {}
     for group in groups:
-        flat = Group(group.name, group.base.float().flatten(), group.experts.float().reshape(len(group.experts), -1))
+        experts = group.experts.float().reshape(len(group.experts), -1)
+        flat = Group(group.name, group.base.float().flatten(), experts, matrix=group.base.ndim >= 2)
         model[group.name] = Groups(partial(iter, (flat,)))
     defaults = {param.name: param.default for param in method.params.values()}
     known = {**defaults, "weight": torch.ones(len(groups[0].experts)), **values}
@@ -129,16 +116,15 @@ def merge(
     method, values, weights = recipe.checked()
     base = open_base(recipe.base)
     work = plan(base, [open_expert(path, base) for path in recipe.experts])
-    out = Path(out).expanduser()
-    check_target(out, work.bytes)
+    place = target(out, work.bytes)
     values["weight"] = torch.tensor(weights)
     progress = _Progress(work, _passes(method, values, len(weights)), on_step, stop)
-    with _published(out) as folder:
-        text = recipe.to_yaml(out)
+    with published(place) as folder:
+        text = recipe.to_yaml(place)
         metadata = {"mergescope": _version(), "recipe": text}
         placed = lay_out(folder, work.written, SHARD, metadata)
         (folder / "mergescope.yaml").write_text(text, encoding="utf-8")
-        _carry_over(work.base, folder)
+        carry_over(work.base, folder)
         _copy(work, placed, stop)
         model = {name: progress.watched(groups_of(work.base, work.experts, name), name) for name in work.merged}
         for group, outcome in outcomes(method, values, model):
@@ -148,27 +134,7 @@ def merge(
                 raise MergeError(f"The merged `{group.name}` is too large for {entry.dtype}. Lower the scaling.")
             write(entry, group.start, merged)
         progress.finish()
-    return Report(out, work.bytes, time.perf_counter() - started, work.fates)
-
-
-def check_target(out: Path, size: int) -> None:
-    """MergeError unless a result of that many bytes can be written to this folder, which must not hold anything."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise MergeError(f"{out} is there already, and nothing is ever overwritten. Choose another output folder.")
-    parent = next(folder for folder in out.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise MergeError(f"{parent} cannot be written to. Choose another output folder.")
-    free = shutil.disk_usage(parent).free
-    if free < size * 1.01:
-        raise MergeError(f"{parent} has {_in_words(free)} free and the merge needs {_in_words(size)}. Make room.")
-
-
-def _in_words(size: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
+    return Report(place, work.bytes, time.perf_counter() - started, work.fates)
 
 
 class _Progress:
@@ -209,7 +175,10 @@ class _Progress:
 
 
 def _passes(method: Method, values: dict[str, Any], experts: int) -> int:
-    """How often the method's survey will go over its groups, found by letting it go over two numbers."""
+    """How often the method's survey will go over its groups, found by letting it go over two numbers.
+
+    What the method has against the values themselves (weights that add up to 0) is said here, before any work.
+    """
     passes = 0
     small = Group("", torch.zeros(2), torch.arange(2.0 * experts).reshape(experts, 2))
 
@@ -218,38 +187,8 @@ def _passes(method: Method, values: dict[str, Any], experts: int) -> int:
         passes += 1
         return iter([small])
 
-    method.look(Groups(chunks), values)
+    method.outcome(small, method.look(Groups(chunks), values), values)
     return passes
-
-
-@contextmanager
-def _published(out: Path) -> Iterator[Path]:
-    """A folder beside the target that takes its name at the end, and vanishes when anything goes wrong."""
-    folder = out.parent / f".{out.name}.part-{os.getpid()}-{threading.get_ident()}"
-    created = [parent for parent in out.absolute().parents if not parent.exists()]
-    try:
-        folder.mkdir(parents=True)
-        yield folder
-        if out.is_dir():
-            out.rmdir()  # it is empty, or this fails and the merge is not published
-        folder.rename(out)
-    except OSError as error:
-        raise MergeError(f"{out} could not be written ({error}). Choose another output folder.") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        for parent in created:
-            with suppress(OSError):  # it holds the result, or another's work by now
-                parent.rmdir()
-
-
-def _carry_over(base: Checkpoint, folder: Path) -> None:
-    """Copy the config, the tokenizer and its templates, so that the result loads as the base does."""
-    if not base.config:
-        return
-    for pattern in KEPT:
-        for file in base.folder.glob(pattern):
-            if file.is_file():
-                shutil.copyfile(file, folder / file.name)
 
 
 def _copy(work: Plan, placed: dict[str, Any], stop: threading.Event | None) -> None:

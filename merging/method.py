@@ -27,6 +27,7 @@ class Group:
     base: Tensor  # (*shape)
     experts: Tensor  # (experts, *shape)
     start: int = 0  # where in the tensor, laid flat, these entries begin
+    matrix: bool = True  # whether the tensor is a matrix; a method may treat the others differently
 
     @property
     def tau(self) -> Tensor:
@@ -47,14 +48,6 @@ class Groups:
         for chunk in chunks:
             total = total + measure(chunk)
         return total
-
-    def largest(self, measure: Callable[[Group], Tensor]) -> Tensor:
-        """The entrywise maximum of `measure` over all chunks."""
-        chunks = self.chunks()
-        top = measure(next(chunks))
-        for chunk in chunks:
-            top = top.maximum(measure(chunk))
-        return top
 
 
 @dataclass(frozen=True)
@@ -128,11 +121,6 @@ class Method:
         """Whether the merge is decided entry by entry, and not by one number per expert and tensor."""
         return _annotation(self.function, "return") is Blend
 
-    @property
-    def needs_base(self) -> bool:
-        """Whether the base model's weights enter the result."""
-        return _annotation(self.function, "return") is not ModelCoefficients
-
     def checked(self, values: dict[str, Any]) -> dict[str, Any]:
         """All parameters that are not per expert, by name, each within its range; MergeError names what is wrong."""
         known = {param.key: param for param in self.params.values() if not param.per_expert}
@@ -147,7 +135,7 @@ class Method:
 
     def outcome(self, group: Group, survey: Any, values: dict[str, Any]) -> Outcome:
         """How one tensor, or a run of its entries, is merged."""
-        known = {**values, "base": group.base, "experts": group.experts, "survey": survey}
+        known = {**values, "base": group.base, "experts": group.experts, "matrix": group.matrix, "survey": survey}
         return self.function(**_accepted(self.function, known))
 
 

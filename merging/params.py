@@ -68,6 +68,7 @@ Density = Annotated[
     float, Param("Density ρ", "Share of each task vector that is kept, largest magnitudes first.", low=0.01)
 ]
 Scaling = Annotated[float, Param("Scaling λ", "How far to step away from the base model.", high=3.0, step=0.05)]
+ShortScaling = Annotated[float, Param("Scaling λ", "How far to step away from the base model.", high=2.0, step=0.05)]
 Weight = Annotated[  # one number per expert, (experts)
     "Tensor", Param("Weight", "How much this expert counts.", low=-2, high=3, step=0.05, per_expert=True, default=1.0)
 ]

@@ -1,4 +1,4 @@
-"""What a merge will do, known from headers alone: which experts fit the base, and every tensor's fate."""
+"""What a merge will do, known before it is done: which experts fit the base, and every tensor's fate."""
 
 from __future__ import annotations
 
@@ -39,7 +39,10 @@ class Plan:
 
 def misfit(base: Checkpoint, expert: Checkpoint) -> str:
     """Why the expert cannot be merged into this base, in one sentence; empty when it can."""
-    names = [name for name, entry in base.entries.items() if entry.floating and not _tied_head(base, name)]
+    tied = _ties(base)
+    if tied and HEAD in expert.entries and not _repeats(expert):
+        return f"Its `{HEAD}` is not its embedding, as it is in the base model, so it would be lost."
+    names = [name for name, entry in base.entries.items() if entry.floating and not (tied and name == HEAD)]
     missing = [name for name in names if name not in expert.entries]
     if missing:
         return f"It has no tensor `{missing[0]}`{_more(missing)}, so it is of another architecture than the base."
@@ -61,12 +64,22 @@ def _by(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape)) or "a single number"
 
 
-def _tied_head(model: Checkpoint, name: str) -> bool:
-    """Whether this is an output head that is stored beside the embedding it equals: it is not the only copy."""
-    if not model.tied or name != HEAD or name not in model.entries:
-        return False
-    shape = model.entries[name].shape
-    return any(other != name and entry.shape == shape for other, entry in model.entries.items())
+def _ties(model: Checkpoint) -> bool:
+    """Whether the model's head is its embedding: its config says so, and no other head is stored."""
+    return model.tied and (HEAD not in model.entries or _repeats(model))
+
+
+def _repeats(model: Checkpoint) -> bool:
+    """Whether the stored head is a copy of another tensor, its embedding; reads both where they are of one shape."""
+    head = model.entries[HEAD]
+    twins = [name for name, entry in model.entries.items() if name != HEAD and entry.shape == head.shape]
+    return any(_equal(model, HEAD, twin) for twin in twins)
+
+
+def _equal(model: Checkpoint, one: str, other: str, run: int = 1 << 20) -> bool:
+    size = model.entries[one].size
+    spans = ((start, min(start + run, size)) for start in range(0, size, run))
+    return all(bool((model.read(one, *span) == model.read(other, *span)).all()) for span in spans)
 
 
 def plan(base: Checkpoint, experts: list[Checkpoint]) -> Plan:
@@ -76,8 +89,9 @@ def plan(base: Checkpoint, experts: list[Checkpoint]) -> Plan:
     if bad:
         raise MergeError("\n".join([*bad, f"Remove {'this expert' if len(bad) == 1 else 'these experts'}."]))
     merged, copied, dropped = [], {}, {}
+    tied = _ties(base)
     for name, entry in base.entries.items():
-        if _tied_head(base, name):
+        if tied and name == HEAD:
             dropped[name] = "left out: the embedding is used in its place, as the config says"
         elif not entry.floating:
             copied[name] = "copied from the base: it does not hold floating-point numbers"
@@ -88,8 +102,8 @@ def plan(base: Checkpoint, experts: list[Checkpoint]) -> Plan:
     for expert in experts:
         for name in expert.entries:
             if name not in base.entries:
-                tied = _tied_head(expert, name) or (base.tied and name == HEAD)
-                why = "the embedding is used in its place" if tied else f"only {expert.name} has it, the base does not"
+                copy = tied and name == HEAD
+                why = "the embedding is used in its place" if copy else f"only {expert.name} has it, the base does not"
                 dropped.setdefault(name, f"left out: {why}")
     if not merged:
         raise MergeError(f"{base.name} has no floating-point tensor to merge. Choose another base model.")

@@ -7,11 +7,11 @@ not be confirmed: both are choices here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from merging.lazy import torch
 from merging.method import TaskCoefficients, method
-from merging.params import Param, Scaling
+from merging.params import Param, ShortScaling
 from merging.vectors import norms
 
 if TYPE_CHECKING:
@@ -28,6 +28,11 @@ Exponent = Annotated[
     ),
 ]
 
+Others = Annotated[
+    Literal["from", "mean"],
+    Param("Other tensors", "What biases and norms get, which are not matrices: the same formula, or the plain mean."),
+]
+
 
 @method(
     name="from",
@@ -38,12 +43,14 @@ Exponent = Annotated[
     survey=norms,
     scope="tensor",
 )
-def frobenius(survey: Tensor, *, k: Exponent = 1.0, scaling: Scaling = 1.0) -> TaskCoefficients:
+def frobenius(
+    survey: Tensor, matrix: bool, *, k: Exponent = 1.0, scaling: ShortScaling = 1.0, others: Others = "from"
+) -> TaskCoefficients:
     """Averages the task vectors of each tensor, giving more weight to the experts that moved further there.
 
     The weights are powers of the Frobenius norms, after the published objective; the default exponent is our choice.
     """
-    return TaskCoefficients((scaling * norm_weights(survey, k)).float())
+    return TaskCoefficients((scaling * norm_weights(survey, k if matrix or others == "from" else 0)).float())
 
 
 def norm_weights(norm: Tensor, k: float) -> Tensor:

@@ -37,14 +37,13 @@ class Competition(NamedTuple):
 def survey(groups: Groups, *, ratio: Ratio = 0.1, variant: Variant = "release", clamp: Clamp = None) -> Competition:
     """Find the bounds of the magnitudes; then score every entry, and find the threshold and the best score."""
     share = CLAMP[variant] if clamp is None else clamp
-    moved = groups.largest(lambda group: magnitudes(group).amax(1)) > 0
 
     def bounds(entries: int) -> list[int]:
-        return [min(int(entries * share), entries - 1), max(int(entries * (1 - share) - 1), 0)]
+        return [min(int(entries * share), entries - 1), max(int(entries * (1 - share) - 1), 0), entries - 1]
 
     limits, _ = order_statistics(groups, magnitudes, bounds)
-    zero = torch.zeros(len(moved))
-    competition = Competition(moved, limits[:, 0], limits[:, 1], zero, zero)
+    low, high, largest = limits.T
+    competition = Competition(largest > 0, low, high, torch.zeros_like(low), torch.zeros_like(low))
 
     def threshold(entries: int) -> list[int]:
         return [max(min(int(entries * (1 - ratio)), entries - 2), 0), entries - 1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from merging.method import TaskCoefficients, method
-from merging.params import Param, Scaling, Weight
+from merging.params import Param, ShortScaling, Weight
 
 Normalize = Annotated[bool, Param("Normalize", "Divide by the sum of the weights, so that the step is an average.")]
 
@@ -15,7 +15,7 @@ Normalize = Annotated[bool, Param("Normalize", "Divide by the sum of the weights
     paper="https://arxiv.org/abs/2212.04089",
     formula=r"W = W_0 + \lambda \sum_i w_i \tau_i",
 )
-def task_arithmetic(*, weight: Weight, scaling: Scaling = 0.4, normalize: Normalize = False) -> TaskCoefficients:
+def task_arithmetic(*, weight: Weight, scaling: ShortScaling = 0.4, normalize: Normalize = False) -> TaskCoefficients:
     """Adds what every expert learned to the base model, shortened by one common factor.
 
     A negative weight makes the model forget what that expert learned.

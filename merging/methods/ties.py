@@ -63,9 +63,9 @@ def ties(
     tau = _trim(Group("", base, experts), survey.thresholds)
     gamma = _elect(tau, survey, sign, weight)
     gamma = torch.where(gamma == 0, survey.majority, gamma)
-    # Where the majority is a draw, too, the authors' comparison falls to the negative side.
-    agrees = torch.where(gamma > 0, tau > 0, tau < 0)
     weighted = weight[:, None] * tau
+    # Where the majority is a draw, too, the authors' comparison falls to the negative side.
+    agrees = torch.where(gamma > 0, weighted > 0, weighted < 0)
     if merge == "max":
         return Blend(_largest(weighted * (agrees & (gamma != 0))), 1.0, scaling)
     parts = weighted * agrees
@@ -78,11 +78,11 @@ def ties(
 
 def _thresholds(groups: Groups, density: float) -> Tensor:
     def ranks(entries: int) -> list[int]:
-        # The (d - k)-th smallest, counted from 1. At least the largest stays, even where k is 0.
+        # The (d - k)-th smallest, counted from 1, as in the code: k + 1 entries stay. Where k is 0 the largest does.
         return [max(entries - int(entries * density) - 1, 0)]
 
     values, _ = order_statistics(groups, magnitudes, ranks)
-    return values[:, 0] if density < 1 else torch.zeros_like(values[:, 0])
+    return values[:, 0]
 
 
 def _trim(group: Group, thresholds: Tensor) -> Tensor:
@@ -94,11 +94,13 @@ def _elect(tau: Tensor, trim: Trim, sign: str, weight: Tensor) -> Tensor:
     """The sign each entry is given, (entries); 0 where the election is a draw."""
     if sign == "mass":
         return (weight[:, None] * tau).sum(0).sign()
-    # An expert without a task vector has no share of its norm, and takes no part.
-    share = tau.square() / torch.where(trim.norms > 0, trim.norms, torch.inf)[:, None].square()
+    # Differs: an expert without a task vector has no share of its norm, and takes no part; the code elects by NaN.
+    votes = (trim.norms > 0) & (weight != 0)
+    share = tau.square() / torch.where(votes, trim.norms, torch.inf)[:, None].square()
+    signs = weight.sign()[:, None] * tau.sign()
     if sign == "normmass":
-        return (tau.sign() * share).sum(0).sign()
-    return tau.gather(0, share.argmax(0, keepdim=True))[0].sign()
+        return (signs * share).sum(0).sign()
+    return signs.gather(0, share.argmax(0, keepdim=True))[0]
 
 
 def _largest(parts: Tensor) -> Tensor:

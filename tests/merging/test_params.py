@@ -96,7 +96,7 @@ def test_the_parameters_of_a_method_are_read_from_its_signature_and_its_surveys(
     params = {name: list(method.params) for name, method in METHODS.items()}
 
     assert params == {
-        "from": ["k", "scaling", "scope"],
+        "from": ["k", "scaling", "others", "scope"],
         "ties": ["density", "sign", "weight", "scaling", "merge", "scope"],
         "pcb": ["ratio", "variant", "clamp", "scaling", "weight", "scope"],
         "task_arithmetic": ["weight", "scaling", "normalize"],
@@ -107,7 +107,7 @@ def test_the_parameters_of_a_method_are_read_from_its_signature_and_its_surveys(
 def test_defaults_are_the_papers() -> None:
     defaults = {name: method.checked({}) for name, method in METHODS.items()}
 
-    assert defaults["from"] == {"k": 1.0, "scaling": 1.0, "scope": "tensor"}
+    assert defaults["from"] == {"k": 1.0, "scaling": 1.0, "others": "from", "scope": "tensor"}
     assert defaults["ties"] == {"density": 0.2, "sign": "mass", "scaling": 1.0, "merge": "mean", "scope": "model"}
     assert defaults["pcb"] == {"ratio": 0.1, "variant": "release", "clamp": None, "scaling": 1.0, "scope": "model"}
     assert defaults["task_arithmetic"] == {"scaling": 0.4, "normalize": False}
@@ -128,10 +128,6 @@ def test_a_recipe_says_lambda_where_a_function_says_scaling() -> None:
     assert METHODS["ties"].checked({"lambda": 1.5})["scaling"] == 1.5
     with pytest.raises(MergeError, match="no parameter `scaling`"):
         METHODS["ties"].checked({"scaling": 1.5})
-
-
-def test_only_linear_does_without_the_base_model() -> None:
-    assert [name for name, method in METHODS.items() if not method.needs_base] == ["linear"]
 
 
 def test_ties_and_pcb_decide_entry_by_entry() -> None:

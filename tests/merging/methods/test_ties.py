@@ -177,7 +177,7 @@ def test_weights_of_zero_leave_the_base_model() -> None:
 
 
 def test_weights_that_cancel_but_for_rounding_do_not_blow_an_entry_up() -> None:
-    assert merged(tau([3.0], [1.0], [1.0]), weight=[0.85, 0.05, -0.9]) == [[pytest.approx(1.7)]]
+    assert merged(tau([3.0], [1.0], [-1.0]), weight=[0.85, 0.05, -0.9]) == [[pytest.approx(3.5)]]
 
 
 @given(groups=models())
@@ -212,3 +212,15 @@ def test_the_mean_never_leaves_the_range_of_the_experts(groups: list[Group]) -> 
     found = dict(merge_groups(METHODS["ties"], from_zero, density=0.5, scaling=1.0))
 
     assert all(of_sign(found[group.name], group.experts).all() for group in from_zero)
+
+
+def test_a_negative_weight_turns_an_expert_round_before_it_votes() -> None:
+    # By hand: the weighted task vectors are 1 and -3, so the negative side wins, with -3 over the weight -1.
+    assert merged(tau([1.0], [3.0]), weight=[1.0, -1.0], density=1.0) == [[3.0]]
+    assert merged(tau([2.0]), weight=[-1.0], density=1.0) == [[2.0]]
+    assert merged(tau([2.0]), weight=[-1.0], density=1.0, merge="sum") == [[-2.0]]
+
+
+@pytest.mark.parametrize("sign", ["mass", "normfrac", "normmass"])
+def test_an_expert_of_weight_zero_has_no_vote(sign: str) -> None:
+    assert merged(tau([1.0, 5.0], [-1.0, 0.0]), weight=[1.0, 0.0], density=1.0, sign=sign) == [[1.0, 5.0]]
