@@ -18,6 +18,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, help="where to listen; the first free one from 7860 on if not given")
     parser.add_argument("--models", type=Path, help="a folder of models to offer beside the embedded family")
     options = parser.parse_args()
+    if options.models and not options.models.is_dir():
+        parser.error(f"{options.models} is no folder, so it holds no models to offer")
 
     from ui.build import build
     from ui.plot_view import serve_plotly

@@ -66,6 +66,15 @@ class Checkpoint:
         """Whether its config says that the output head is the embedding."""
         return self.config.get("tie_word_embeddings") is True
 
+    @property
+    def stamp(self) -> tuple[tuple[str, int, int], ...]:
+        """What its content follows from, without reading it: its files, with their sizes and times."""
+        files = {self.folder / name for name in ("config.json", "adapter_config.json")}
+        for model in (self, *(update.factors for update in self.updates.values())):
+            files |= {entry.file for entry in model.entries.values()}
+        known = ((file, file.stat()) for file in sorted(files) if file.is_file())
+        return tuple((str(file), told.st_size, told.st_mtime_ns) for file, told in known)
+
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """Entries `start` to `stop` of the tensor laid flat, in its own dtype; an adapter's are float32."""
         if self.ground:
@@ -132,7 +141,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if not entries:
         raise MergeError(f"{path} holds no tensors. Choose another model.")
     config = path / "config.json" if path.is_dir() else path.parent / "config.json"
-    return Checkpoint(path, entries, read_json(config) if config.is_file() and _owns(path, config) else {})
+    return Checkpoint(path, entries, read_json(config) if config.is_file() and _owns_config(path) else {})
 
 
 def _found(path: str | Path) -> Path:
@@ -146,7 +155,7 @@ def _found(path: str | Path) -> Path:
     return Path(path)
 
 
-def _owns(path: Path, config: Path) -> bool:
+def _owns_config(path: Path) -> bool:
     """Whether a config beside a lone file belongs to it: it does when the file has the usual name."""
     return path.is_dir() or path.name == "model.safetensors"
 

@@ -80,9 +80,7 @@ class Comparison:
         for i, j in combinations(range(len(self.experts)), 2):
             pair = f"{self.experts[i]} and {self.experts[j]}"
             if self.cosines[i, j] < -0.99:
-                found.append(
-                    f"{pair} undo each other: what is left is rounding, and PCB-Merging ranks by it."
-                )
+                found.append(f"{pair} undo each other: what is left is rounding, and PCB-Merging ranks by it.")
             elif self.cosines[i, j] > 0.9999:
                 found.append(f"{pair} moved the same way from the base: one of them adds nothing.")
         return found

@@ -6,13 +6,14 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from merging.adapter import open_base, open_expert
 from merging.checkpoint import Checkpoint
 from merging.errors import MergeError
+from merging.header import INDEX
 from merging.lazy import torch
 
 LIMIT = 0.5  # share of the memory free at the time that loaded models may fill
@@ -41,6 +42,16 @@ class Ask:
         return self
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What one model has said so far, and why it says no more where something is wrong."""
+
+    text: str = ""
+    state: Literal["waiting", "loading", "answering", "done"] = "waiting"
+    note: str = ""  # what the reader should know
+    error: str = ""
+
+
 @dataclass
 class Loaded:
     """A model in memory, and its tokenizer."""
@@ -60,31 +71,31 @@ class Shelf:
     def take(self, path: Path, base: Path) -> Loaded:
         """The model at `path`; `base` gives config and tokenizer where it has none of its own."""
         with self.lock:
-            checkpoint = open_expert(path, open_base(base))
-            key = (path.resolve(), base.resolve(), *_stamp(checkpoint))
+            ground = open_base(base)
+            checkpoint = open_expert(path, ground)
+            key = (str(path), checkpoint.stamp, ground.stamp)
             if key not in self.models:
                 size = _memory(checkpoint)
                 self._make_room(size, checkpoint.name)
-                self.models[key] = _load(checkpoint, open_base(base), size)
+                self.models[key] = _load(checkpoint, ground, size)
             self.models.move_to_end(key)
             return self.models[key]
 
+    def room(self) -> float:
+        """Bytes that models may fill, those that are here included."""
+        return LIMIT * (_free_memory() + sum(loaded.bytes for loaded in self.models.values()))
+
     def _make_room(self, size: int, name: str) -> None:
-        while size > (free := _free_memory()) * LIMIT and self.models:
+        room = self.room()
+        while self.models and sum(loaded.bytes for loaded in self.models.values()) + size > room:
             self.models.popitem(last=False)
-        if size > free:
+        if size > (free := _free_memory()):
             raise MergeError(
                 f"{name} needs {size / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free. Sample a smaller model."
             )
 
 
 SHELF = Shelf()
-
-
-def _stamp(checkpoint: Checkpoint) -> tuple[tuple[str, int, int], ...]:
-    own = [checkpoint, *(update.factors for update in checkpoint.updates.values())]
-    files = sorted({entry.file for model in own for entry in model.entries.values()})
-    return tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
 def _memory(checkpoint: Checkpoint) -> int:
@@ -108,17 +119,18 @@ def _free_memory() -> int:
 
 
 def _load(checkpoint: Checkpoint, base: Checkpoint, size: int) -> Loaded:
+    from safetensors import SafetensorError
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    own = checkpoint if checkpoint.config and not checkpoint.updates else base
+    own = checkpoint if checkpoint.config and not checkpoint.ground else base
     if not own.config:
         raise MergeError(f"{checkpoint.name} has no config.json, and neither has the base. Choose a model folder.")
     dtype = torch.float32 if size == checkpoint.parameters * 4 else "auto"
     try:
         config = AutoConfig.from_pretrained(own.folder, local_files_only=True, trust_remote_code=False)
-        if checkpoint.config and not checkpoint.updates:
+        if checkpoint.config and not checkpoint.ground and _usual(checkpoint):
             model = AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder,
                 config=config,
@@ -133,48 +145,74 @@ def _load(checkpoint: Checkpoint, base: Checkpoint, size: int) -> Loaded:
             model = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
         home = checkpoint if (checkpoint.folder / "tokenizer_config.json").is_file() else base
         tokenizer = AutoTokenizer.from_pretrained(home.folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MergeError(f"{checkpoint.name} could not be loaded to sample from: {reason}") from error
     return Loaded(model.eval(), tokenizer, size)
 
 
-def answers(paths: list[Path], base: Path, ask: Ask, stop: threading.Event | None = None) -> Iterator[list[str]]:
-    """The answers so far of all models, one text each, every time each of them has said one more token.
+def _usual(checkpoint: Checkpoint) -> bool:
+    """Whether its files have the names under which transformers looks for them."""
+    return any((checkpoint.folder / name).is_file() for name in ("model.safetensors", INDEX))
 
-    Models answer together while they fit the memory together, else one after another.
+
+def answers(paths: list[Path], base: Path, ask: Ask, stop: threading.Event | None = None) -> Iterator[list[Answer]]:
+    """What all models have said so far, every time each of them has said one more token.
+
+    Models answer together while they fit the memory together, else one after another. A model that cannot answer says
+    why and keeps no other from answering.
     """
     ask.checked()
-    texts = [""] * len(paths)
+    stop = stop or threading.Event()
+    told = [Answer() for _ in paths]
     for batch in _batches(paths, base):
-        streams = {index: _stream(SHELF.take(paths[index], base), ask) for index in batch}
-        while streams and not (stop and stop.is_set()):
+        streams = {}
+        for index in batch:
+            if stop.is_set():
+                return
+            told[index] = Answer(state="loading")
+            yield list(told)
+            try:
+                streams[index] = _stream(SHELF.take(paths[index], base), ask)
+            except MergeError as error:
+                told[index] = Answer(state="done", error=str(error))
+        while streams and not stop.is_set():
             for index in list(streams):
-                text = next(streams[index], None)
-                if text is None:
+                told[index] = _next(streams[index], told[index])
+                if told[index].state == "done":
                     del streams[index]
-                else:
-                    texts[index] = text
-            yield list(texts)
+            yield list(told)
+    yield list(told)
+
+
+def _next(stream: Iterator[Answer], before: Answer) -> Answer:
+    try:
+        return next(stream, replace(before, state="done"))
+    except (MergeError, RuntimeError) as error:  # torch says so when a model's numbers are not finite
+        return replace(before, state="done", error=str(error))
 
 
 def _batches(paths: list[Path], base: Path) -> Iterator[list[int]]:
-    room = _free_memory() * LIMIT
+    """Models that fit the memory together, each at least alone."""
     batch: list[int] = []
+    filled = 0
     for index, path in enumerate(paths):
-        size = _memory(open_expert(path, open_base(base)))
-        if batch and size > room:
+        try:
+            size = _memory(open_expert(path, open_base(base)))
+        except MergeError:
+            size = 0  # it will say why when it is its turn
+        if batch and filled + size > SHELF.room():
             yield batch
-            batch, room = [], _free_memory() * LIMIT
+            batch, filled = [], 0
         batch.append(index)
-        room -= size
+        filled += size
     yield batch
 
 
-def _stream(loaded: Loaded, ask: Ask) -> Iterator[str]:
+def _stream(loaded: Loaded, ask: Ask) -> Iterator[Answer]:
     """The model's answer as it grows by a token at a time."""
     model, tokenizer = loaded.model, loaded.tokenizer
-    tokens = _prompt_tokens(loaded, ask)
+    tokens, note = _prompt_tokens(loaded, ask)
     generator = torch.Generator().manual_seed(ask.seed)
     ends = model.generation_config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends])
@@ -189,15 +227,16 @@ def _stream(loaded: Loaded, ask: Ask) -> Iterator[str]:
                 return
             said.append(token)
             tokens = [token]
-            yield tokenizer.decode(said, skip_special_tokens=True)
+            yield Answer(tokenizer.decode(said, skip_special_tokens=True), "answering", note)
 
 
-def _prompt_tokens(loaded: Loaded, ask: Ask) -> list[int]:
+def _prompt_tokens(loaded: Loaded, ask: Ask) -> tuple[list[int], str]:
+    """The prompt's tokens, and a note where only the last of them can be seen."""
     tokenizer, config = loaded.tokenizer, loaded.model.config
     if ask.chat and tokenizer.chat_template:
         tokens = _templated(tokenizer, ask.prompt)
     else:
-        tokens = tokenizer(ask.prompt)["input_ids"]
+        tokens = list(tokenizer(ask.prompt)["input_ids"])
     if not tokens:
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         if start is None:
@@ -206,7 +245,9 @@ def _prompt_tokens(loaded: Loaded, ask: Ask) -> list[int]:
     room = getattr(config, "max_position_embeddings", 0) or len(tokens) + ask.length
     if ask.length >= room:
         raise MergeError(f"The model can only see {room} tokens. Lower the length below that.")
-    return list(tokens[-(room - ask.length) :])
+    seen = tokens[-(room - ask.length) :]
+    cut = len(tokens) - len(seen)
+    return seen, f"The first {cut} tokens of the prompt are beyond what the model can see." if cut else ""
 
 
 def _templated(tokenizer: Any, prompt: str) -> list[int]:

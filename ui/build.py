@@ -11,17 +11,20 @@ import gradio as gr
 
 from merging.errors import MergeError, MergeStopped
 from ui.errors import notice
+from ui.jobs import announce
 from ui.jobs import stop as stop_job
-from ui.merge_panel import Merge, fresh_folder, merge_panel, recipe_of, run_merge
+from ui.merge_panel import Merge, bar, fresh_folder, merge_panel, recipe_of, run_merge
 from ui.models_panel import Models, Selection, models_panel, read_models
 from ui.sample_panel import Sample, run_sample, sample_panel
 from ui.see_panel import (
     Coefficients,
     See,
     coefficients_panel,
+    comparison_of,
     describe,
     draw_coefficients,
     draw_norms,
+    known_comparison,
     make_comparison,
     see_panel,
     show_tensor,
@@ -53,7 +56,6 @@ def build(folder: Path | None = None) -> gr.Blocks:
             sample = sample_panel()
         _wire_models(demo, models, see, weights, merging)
         _wire_see(models, see, weights)
-        _wire_coefficients(models, weights, merging)
         _wire_merge(demo, models, merging)
         _wire_sample(models, merging, sample)
     return demo
@@ -82,98 +84,113 @@ def _fields(merging: Merge, values: tuple[Any, ...]) -> tuple[dict[str, Any], di
 
 
 def _wire_models(demo: gr.Blocks, models: Models, see: See, weights: Coefficients, merging: Merge) -> None:
-    def on_selection(
-        request: gr.Request, selection: Selection, kind: str, *values: Any
-    ) -> Iterator[tuple[Any, Any, Any, Any, Any, Any]]:
-        blank = ("", None)  # the tensor that was looked at may not be in these models
+    def on_models(request: gr.Request, selection: Selection) -> Iterator[tuple[Any, str, None]]:
+        """Read the weights; what is drawn of them comes after, with what the controls say by then."""
         if not selection.ready:
-            yield None, "", *blank, None, ""
+            yield "", "", None
             return
         try:
             for progress in make_comparison(selection, request.session_hash or ""):
-                yield gr.skip(), notice(progress, "info"), *blank, gr.skip(), gr.skip()
+                yield notice(progress, "info"), "", None
+            yield describe(selection), "", None
         except MergeStopped:
-            return
+            return  # other models were chosen meanwhile
         except MergeError as error:
-            yield None, notice(str(error)), *blank, None, ""
-            return
-        fields, weighed = _fields(merging, values)
-        recipe = recipe_of(selection, fields, weighed, all_of_them=False)
-        figure, caption, _ = draw_coefficients(selection, recipe, quick=False)
-        yield draw_norms(selection, kind), describe(selection), *blank, figure, caption
+            yield notice(str(error)), "", None
 
-    gr.on(
+    moves: Counter[str] = Counter()  # how often each visitor moved something; only to know what is stale
+
+    def on_leave(request: gr.Request) -> None:
+        moves.pop(request.session_hash or "", None)
+
+    demo.unload(on_leave)
+    drawn_exactly = gr.State(True)
+
+    def on_draw(request: gr.Request, selection: Selection, kind: str, *values: Any) -> tuple[Any, ...]:
+        if selection.ready and not known_comparison(selection):
+            return (gr.skip(),) * 4  # they are still being read
+        moves[request.session_hash or ""] += 1
+        recipe = recipe_of(selection, *_fields(merging, values), all_of_them=False)
+        return draw_norms(selection, kind), *draw_coefficients(selection, recipe, quick=True)
+
+    def on_move(request: gr.Request, selection: Selection, *values: Any) -> tuple[Any, ...]:
+        if not comparison_of(selection, request.session_hash or ""):
+            return (gr.skip(),) * 3
+        moves[request.session_hash or ""] += 1
+        recipe = recipe_of(selection, *_fields(merging, values), all_of_them=False)
+        return draw_coefficients(selection, recipe, quick=True)
+
+    def on_rest(request: gr.Request, selection: Selection, exact: bool, *values: Any) -> tuple[Any, Any]:
+        """Draw exactly what was drawn from fewer entries, unless something has moved again by then."""
+        if exact:
+            return gr.skip(), gr.skip()
+        move = moves[request.session_hash or ""]
+        recipe = recipe_of(selection, *_fields(merging, values), all_of_them=False)
+        figure, caption, _ = draw_coefficients(selection, recipe, quick=False)
+        return (figure, caption) if moves[request.session_hash or ""] == move else (gr.skip(), gr.skip())
+
+    form, plot = _form(merging), [weights.plot, weights.caption]
+    chosen = gr.on(
         [demo.load, models.base.change, models.experts.change],
         read_models,
         [models.base, models.experts],
         [models.table, models.selection],
         **QUIET,
-    ).then(
-        on_selection,
-        [models.selection, see.norm, *_form(merging)],
-        [see.norms, see.note, see.detail, see.histogram, weights.plot, weights.caption],
+    )
+    # Not `always_last`: choosing other models stops the reading of those that were chosen before.
+    read = chosen.then(
+        on_models,
+        models.selection,
+        [see.note, see.detail, see.histogram],
+        **{**QUIET, "trigger_mode": "multiple"},
+        concurrency_limit=4,
+    )
+    drawn = read.then(on_draw, [models.selection, see.norm, *form], [see.norms, *plot, drawn_exactly], **QUIET)
+    moved = gr.on(
+        [control.change for control in form],
+        on_move,
+        [models.selection, *form],
+        [*plot, drawn_exactly],
+        concurrency_limit=4,
         **QUIET,
     )
+    for event in (drawn, moved):
+        event.then(on_rest, [models.selection, drawn_exactly, *form], plot, concurrency_limit=2, **QUIET)
 
 
 def _wire_see(models: Models, see: See, weights: Coefficients) -> None:
-    def on_cell(selection: Selection, event: gr.EventData) -> tuple[str, Any]:
+    def on_cell(request: gr.Request, selection: Selection, event: gr.EventData) -> tuple[str, Any]:
+        comparison_of(selection, request.session_hash or "")
         return show_tensor(selection, str(event.cell))
 
-    see.norm.change(draw_norms, [models.selection, see.norm], see.norms, **QUIET)
+    def on_kind(request: gr.Request, selection: Selection, kind: str) -> Any:
+        return draw_norms(selection, kind) if comparison_of(selection, request.session_hash or "") else gr.skip()
+
+    see.norm.change(on_kind, [models.selection, see.norm], see.norms, **QUIET)
     for plot in (see.norms, weights.plot):
         plot.cell_select(on_cell, models.selection, [see.detail, see.histogram], **QUIET)
-
-
-def _wire_coefficients(models: Models, weights: Coefficients, merging: Merge) -> None:
-    moves: Counter[str] = Counter()  # how often each visitor moved a control; only to know what is stale
-
-    def on_move(request: gr.Request, selection: Selection, *values: Any) -> tuple[Any, ...]:
-        moves[request.session_hash or ""] += 1
-        recipe = recipe_of(selection, *_fields(merging, values), all_of_them=False)
-        figure, caption, exact = draw_coefficients(selection, recipe, quick=True)
-        return figure, caption, exact
-
-    def on_rest(request: gr.Request, selection: Selection, exact: bool, *values: Any) -> Iterator[tuple[Any, Any]]:
-        if exact:
-            return
-        move = moves[request.session_hash or ""]
-        recipe = recipe_of(selection, *_fields(merging, values), all_of_them=False)
-        figure, caption, _ = draw_coefficients(selection, recipe, quick=False)
-        if moves[request.session_hash or ""] == move:
-            yield figure, caption
-
-    drawn_exactly = gr.State(True)
-    gr.on(
-        [control.change for control in _form(merging)],
-        on_move,
-        [models.selection, *_form(merging)],
-        [weights.plot, weights.caption, drawn_exactly],
-        concurrency_limit=4,
-        **QUIET,
-    ).then(
-        on_rest,
-        [models.selection, drawn_exactly, *_form(merging)],
-        [weights.plot, weights.caption],
-        concurrency_limit=2,
-        **QUIET,
-    )
 
 
 def _wire_merge(demo: gr.Blocks, models: Models, merging: Merge) -> None:
     def on_method(chosen: str) -> list[Any]:
         return [gr.Group(visible=name == chosen) for name in merging.sections]
 
+    def on_click(request: gr.Request) -> tuple[Any, Any, str]:
+        announce(request.session_hash or "", "merge")
+        return *_working(), bar(0, "Waiting for its turn: one merge runs at a time", "")
+
     def on_run(
-        request: gr.Request, selection: Selection, output: str, last: str, *values: Any
-    ) -> Iterator[tuple[str, str]]:
+        request: gr.Request, selection: Selection, output: str, last: tuple[str, str], *values: Any
+    ) -> Iterator[tuple[str, tuple[str, str]]]:
         fields, weighed = _fields(merging, values)
         recipe = recipe_of(selection, fields, weighed, all_of_them=True) if selection.base else None
         for shown, folder in run_merge(recipe, output, request.session_hash or ""):
-            yield shown, folder or last
+            yield shown, (selection.base, folder) if folder else last
 
     merging.form["method"].change(on_method, merging.form["method"], list(merging.sections.values()), **QUIET)
-    merging.run.click(_working, None, [merging.run, merging.stop], queue=False, **PRIVATE).then(
+    merging.run.click(
+        on_click, None, [merging.run, merging.stop, merging.status], queue=False, show_progress="hidden", **PRIVATE
+    ).then(
         on_run,
         [models.selection, merging.output, merging.merged, *_form(merging)],
         [merging.status, merging.merged],
@@ -187,11 +204,18 @@ def _wire_merge(demo: gr.Blocks, models: Models, merging: Merge) -> None:
 
 
 def _wire_sample(models: Models, merging: Merge, sample: Sample) -> None:
-    def on_run(request: gr.Request, selection: Selection, merged: str, *values: Any) -> Iterator[str]:
-        fields = dict(zip(sample.form, values, strict=True))
-        yield from run_sample(selection, merged, fields, request.session_hash or "")
+    def on_click(request: gr.Request) -> tuple[Any, Any, str]:
+        announce(request.session_hash or "", "sample")
+        return *_working(), notice("Waiting for its turn.", "info")
 
-    sample.run.click(_working, None, [sample.run, sample.stop], queue=False, **PRIVATE).then(
+    def on_run(request: gr.Request, selection: Selection, merged: tuple[str, str], *values: Any) -> Iterator[str]:
+        fields = dict(zip(sample.form, values, strict=True))
+        base, folder = merged
+        yield from run_sample(selection, folder if base == selection.base else "", fields, request.session_hash or "")
+
+    sample.run.click(
+        on_click, None, [sample.run, sample.stop, sample.answers], queue=False, show_progress="hidden", **PRIVATE
+    ).then(
         on_run,
         [models.selection, merging.merged, *sample.form.values()],
         sample.answers,

@@ -13,7 +13,7 @@ ADAPTERS = tuple(path.with_name(f"{path.name}-lora") for path in EXPERTS)
 def choices(folder: Path | None = None) -> list[tuple[str, str]]:
     """Labels and paths for the dropdowns; `folder` holds further model folders or safetensors files."""
     listed = [(f"{path.name} (embedded)", str(path)) for path in (BASE, *EXPERTS, *ADAPTERS)]
-    if folder and folder.is_dir():
+    if folder:
         for path in sorted(folder.iterdir()):
             lone = path.suffix == ".safetensors"
             if lone or (path.is_dir() and any(path.glob("*.safetensors"))):

@@ -11,11 +11,21 @@ from typing import Any
 STOPS: dict[tuple[str, str], threading.Event] = {}  # by visitor and kind of work
 
 
+def announce(visitor: str, kind: str) -> None:
+    """Say that the visitor's work of this kind is about to begin, so that it can be stopped while it still waits."""
+    stop(visitor, kind)  # what the visitor began before and left
+    STOPS[visitor, kind] = threading.Event()
+
+
+def running(visitor: str, kind: str) -> bool:
+    """Whether the visitor's work of this kind has begun and not ended."""
+    return (visitor, kind) in STOPS
+
+
 @contextmanager
 def stoppable(visitor: str, kind: str) -> Iterator[threading.Event]:
     """An event that is set when this visitor asks this kind of work to stop, or when the work is abandoned."""
-    stop(visitor, kind)  # what the visitor began before and left
-    event = STOPS[visitor, kind] = threading.Event()
+    event = STOPS.setdefault((visitor, kind), threading.Event())
     try:
         yield event
     finally:

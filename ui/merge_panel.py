@@ -35,7 +35,7 @@ class Merge:
     run: gr.Button
     stop: gr.Button
     status: gr.HTML
-    merged: gr.State  # the folder of the last merge, or nothing
+    merged: gr.State  # the base and the folder of the last merge, both empty before there is one
 
 
 def merge_panel(selection: gr.State) -> Merge:
@@ -57,7 +57,7 @@ def merge_panel(selection: gr.State) -> Merge:
         run = gr.Button("Merge", variant="primary", elem_id="run")
         stop = gr.Button("Stop", elem_id="stop", interactive=False)
     status = gr.HTML(elem_id="merge-status", padding=False)
-    return Merge(form, sections, weights, output, run, stop, status, gr.State(""))
+    return Merge(form, sections, weights, output, run, stop, status, gr.State(("", "")))
 
 
 _DISPLAY: dict[str, str | bool] = {"left": "$$", "right": "$$", "display": True}
@@ -80,7 +80,7 @@ def _weight_sliders(method: gr.Radio, selection: gr.State, weights: gr.State) ->
             for path, expert in zip(chosen.fitting, chosen.names, strict=True):
                 slider = control(param, value=known.get(path), label=f"Weight of {expert}", key=("weight", path))
                 slider.input(
-                    lambda value, now, path=path: {**now, path: float(value)},
+                    lambda value, now, path=path: now if value is None else {**now, path: float(value)},
                     [slider, weights],
                     weights,
                     show_progress="hidden",
@@ -136,8 +136,14 @@ def run_merge(recipe: Recipe | None, output: str, visitor: str) -> Iterator[tupl
 def progress(step: Step, seconds: float) -> str:
     """How far a merge is: its share, the tensor, and the time left."""
     share = step.bytes_done / max(step.bytes_total, 1)
-    left = f"about {seconds / share * (1 - share):.0f} s left" if share > 0.02 else ""
+    left = f"about {_span(seconds / share * (1 - share))} left" if share > 0.02 else ""
     return bar(share, f"{step.stage} {step.name}", left)
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def bar(share: float, what: str, left: str) -> str:
@@ -155,9 +161,12 @@ def finished(report: Report) -> str:
     others = {name: fate for name, fate in report.fates.items() if fate != "merged"}
     listed = "".join(f"<li><code>{html.escape(name)}</code> {html.escape(fate)}</li>" for name, fate in others.items())
     more = f"<details><summary>{len(others)} other tensors</summary><ul>{listed}</ul></details>" if others else ""
-    out = html.escape(str(report.out.absolute()))
+    out = html.escape(str(report.out))
+    load = f'<pre>AutoModelForCausalLM.from_pretrained("{out}")</pre>'
+    if not (report.out / "config.json").is_file():
+        load = "<br>The base has no config.json: add one to load the merge with transformers."
     return (
         f'<div class="notice good" role="status"><b>Merged.</b> {merged} tensors, {report.bytes / 1e6:.1f} MB, '
         f"{report.seconds:.1f} s.<br><code>{out}</code>"
-        f'<pre>AutoModelForCausalLM.from_pretrained("{out}")</pre>{more}</div>'
+        f"{load}{more}</div>"
     )

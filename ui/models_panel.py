@@ -6,6 +6,7 @@ import html
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -25,6 +26,7 @@ class Selection:
     experts: tuple[str, ...] = ()
     fitting: tuple[str, ...] = ()
     names: tuple[str, ...] = ()  # of the fitting experts
+    key: tuple[Any, ...] = ()  # what the comparison of base and fitting experts follows from
 
     @property
     def ready(self) -> bool:
@@ -65,7 +67,7 @@ def read_models(base: str | None, experts: list[str] | None) -> tuple[str, Selec
         return notice("No base model is chosen. Choose one to see what the experts changed.", "info"), Selection()
     opened = _open(base, open_base)
     rows = [_row("Base", base, opened, "")]
-    fitting, names = [], []
+    fitting, names, key = [], [], []
     for path in paths:
         expert = _open(path)
         problem = ""
@@ -74,15 +76,23 @@ def read_models(base: str | None, experts: list[str] | None) -> tuple[str, Selec
             if not problem:
                 fitting.append(path)
                 names.append(expert.name)
+                key.append(expert.stamp)
         rows.append(_row("Expert", path, expert, problem))
+    if isinstance(opened, Checkpoint) and not opened.config:
+        rows.append(_note("The base has no config.json, so the merge will have none and cannot be sampled."))
     hint = "" if paths else notice("No expert is chosen. Add at least one to see its task vector.", "info")
-    selection = Selection(base, tuple(paths), tuple(fitting), tuple(_distinct(names)))
-    return _table(rows) + hint, selection if isinstance(opened, Checkpoint) else Selection()
+    if not isinstance(opened, Checkpoint):
+        return _table(rows) + hint, Selection()
+    stamps = (opened.stamp, *key)
+    return _table(rows) + hint, Selection(base, tuple(paths), tuple(fitting), tuple(_distinct(names)), stamps)
 
 
 def _open(path: str, how: Callable[[str], Checkpoint] = open_checkpoint) -> Checkpoint | MergeError:
     try:
-        return how(path)
+        model = how(path)
+        if is_adapter(model):
+            describe(model)  # its config can be read
+        return model
     except MergeError as error:
         return error
     except OSError as error:
@@ -119,6 +129,10 @@ def _shown(path: str) -> str:
     """The path as it was given; the embedded family's from the project's folder on."""
     root = family.ZOO.parent
     return str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
+
+
+def _note(text: str) -> str:
+    return f'<tr><td></td><td colspan="6">{notice(text, "warning")}</td></tr>'
 
 
 def _bad(problem: str) -> str:

@@ -45,7 +45,9 @@ const choose = (cell) => { if (cell) trigger('cell_select', {cell}); };
 async function focusCell(maps, where) {
   at = where;
   const {trace, index} = maps[at.map];
-  const text = [trace.name, trace.y[at.row], trace.x[at.col]].filter(Boolean).join(', ');
+  // Where rows are not labelled for people, their tensor's name is.
+  const row = trace.name ? trace.y[at.row] : trace.customdata[at.row][at.col] || 'between layers';
+  const text = [trace.name, row, trace.x[at.col]].filter(Boolean).join(', ');
   const number = trace.z[at.row][at.col];
   live.textContent = text + ': ' + (number === null ? 'nothing' : Number(number).toPrecision(3));
   const Plotly = await window.mergescopePlotly;

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from merging.errors import MergeError
-from merging.generate import Ask, answers
+from merging.generate import Answer, Ask, answers
 from ui.errors import notice
 from ui.jobs import stoppable
 from ui.models_panel import Selection
@@ -23,6 +23,7 @@ EXAMPLES = {
     "Code": "    def read(self, ",
     "Prose": "The President of the United States ",
 }
+EMPTY = '<p class="caption">What the base, every expert and the merge write will stand here, side by side.</p>'
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ def sample_panel() -> Sample:
     with gr.Row():
         run = gr.Button("Sample", variant="primary", elem_id="sample-run")
         stop = gr.Button("Stop", elem_id="sample-stop", interactive=False)
-    shown = gr.HTML(cards([], [], False), elem_id="answers", padding=False)
+    shown = gr.HTML(EMPTY, elem_id="answers", padding=False)
     return Sample(form, run, stop, shown)
 
 
@@ -70,29 +71,32 @@ def run_sample(selection: Selection, merged: str, fields: dict[str, Any], visito
     if merged:
         models.append((merged, f"merge: {Path(merged).name}"))
     paths, names = [Path(path) for path, _ in models], [name for _, name in models]
-    texts = [""] * len(names)
-    yield cards(names, texts, True, "Loading the models")
+    told = [Answer() for _ in names]
     try:
-        ask = Ask(**{**fields, "length": int(fields["length"]), "seed": int(fields["seed"] or 0)})
+        ask = Ask(**{**fields, "length": int(fields["length"] or 0), "seed": int(fields["seed"] or 0)})
         with stoppable(visitor, "sample") as stop:
             shown = 0.0
-            for texts in answers(paths, Path(selection.base), ask, stop):
+            for told in answers(paths, Path(selection.base), ask, stop):
                 if time.monotonic() - shown > 0.1:
                     shown = time.monotonic()
-                    yield cards(names, texts, True, prompt=ask.prompt)
+                    yield cards(names, told, ask.prompt, busy=True)
     except MergeError as error:
         yield notice(str(error))
         return
-    yield cards(names, texts, False, prompt=ask.prompt)
+    yield cards(names, told, ask.prompt, busy=False)
 
 
-def cards(names: list[str], texts: list[str], busy: bool, waiting: str = "", prompt: str = "") -> str:
+def cards(names: list[str], told: list[Answer], prompt: str, busy: bool) -> str:
     """The answers side by side, each after the prompt, with everything that a model wrote escaped."""
-    if not names:
-        return '<p class="caption">What the base, every expert and the merge write will stand here, side by side.</p>'
     boxes = []
-    for name, text in zip(names, texts, strict=True):
+    for name, answer in zip(names, told, strict=True):
         kind = "base" if name == "base" else "merge" if name.startswith("merge: ") else "expert"
-        body = f"<span>{html.escape(prompt)}</span>{html.escape(text)}" if prompt else html.escape(waiting)
-        boxes.append(f'<article class="answer {kind}"><h3>{html.escape(name)}</h3><pre>{body}</pre></article>')
+        body = f"<pre><span>{html.escape(prompt)}</span>{html.escape(answer.text)}</pre>"
+        if busy and answer.state in ("waiting", "loading"):
+            body = f'<p class="caption">{"Loading" if answer.state == "loading" else "Waiting"}</p>'
+        if answer.note:
+            body = f'<p class="caption">{html.escape(answer.note)}</p>{body}'
+        if answer.error:
+            body = notice(answer.error)
+        boxes.append(f'<article class="answer {kind}"><h3>{html.escape(name)}</h3>{body}</article>')
     return f'<div class="answers" aria-busy="{str(busy).lower()}">{"".join(boxes)}</div>'

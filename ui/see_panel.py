@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -13,20 +14,19 @@ import gradio as gr
 import plotly.graph_objects as go
 
 from merging.adapter import open_base, open_expert
-from merging.checkpoint import open_checkpoint
 from merging.compare import Comparison, coefficients, compare
 from merging.errors import MergeError
 from merging.lazy import torch
 from merging.method import find_method
 from merging.recipe import Recipe
 from ui.errors import notice
-from ui.jobs import Job, stoppable
+from ui.jobs import Job, announce, running, stoppable
 from ui.models_panel import Selection
 from ui.plot_view import PlotView
 from ui.plots import coefficients_figure, histogram_figure, norms_figure
 
 ABSOLUTE, RELATIVE = "absolute ‖τ‖", "relative ‖τ‖ / ‖W₀‖"
-KEEP = 4  # comparisons in memory, shared by all visitors: they follow from the files alone
+KEEP = 8  # comparisons in memory, shared by all visitors: they follow from the files alone
 
 
 @dataclass(frozen=True)
@@ -69,35 +69,39 @@ _known: OrderedDict[Any, Comparison] = OrderedDict()
 _lock = threading.Lock()
 
 
-def comparison_key(selection: Selection) -> Any:
-    """What a comparison follows from: the files, their sizes and their times."""
-    models = [open_checkpoint(path) for path in (selection.base, *selection.fitting)]  # an adapter as its own file
-    files = [sorted({entry.file for entry in model.entries.values()}) for model in models]
-    return tuple((str(f), f.stat().st_size, f.stat().st_mtime_ns) for group in files for f in group)
-
-
 def known_comparison(selection: Selection) -> Comparison | None:
     """The comparison of these models if it has been made."""
-    if not selection.ready:
-        return None
     with _lock:
-        return _known.get(comparison_key(selection))
+        if selection.ready and selection.key in _known:
+            _known.move_to_end(selection.key)
+            return _known[selection.key]
+    return None
 
 
 def make_comparison(selection: Selection, visitor: str) -> Iterator[str]:
     """Compare the chosen models, telling how far that is; known_comparison has the result afterwards."""
-    if known_comparison(selection):
-        return
-    base = open_base(selection.base)
-    experts = [open_expert(path, base) for path in selection.fitting]
+    announce(visitor, "compare")
     with stoppable(visitor, "compare") as stop:
+        if known_comparison(selection):
+            return
+        base = open_base(selection.base)
+        experts = [open_expert(path, base) for path in selection.fitting]
         job = Job(lambda tell: compare(base, experts, lambda done, total: tell((done, total)), stop))
         for done, total in job:
             yield f"Reading the weights: {done} of {total} tensors"
         with _lock:
-            _known[comparison_key(selection)] = job.result()
+            _known[selection.key] = job.result()
             while len(_known) > KEEP:
                 _known.popitem(last=False)
+
+
+def comparison_of(selection: Selection, visitor: str) -> Comparison | None:
+    """The comparison, made again if it has been put away meanwhile; none while it is being made."""
+    if not selection.ready or running(visitor, "compare"):
+        return None
+    if not known_comparison(selection):
+        list(make_comparison(selection, visitor))
+    return known_comparison(selection)
 
 
 def draw_norms(selection: Selection, kind: str) -> go.Figure | None:
@@ -116,7 +120,9 @@ def describe(selection: Selection) -> str:
     comparison = known_comparison(selection)
     if not comparison:
         return ""
-    return "".join(notice(warning, "warning") for warning in comparison.warnings())
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(selection.names, comparison.still, strict=True))
+    words = f'<p class="caption">Entries that did not move at all: {html.escape(shares)}.</p>'
+    return "".join(notice(warning, "warning") for warning in comparison.warnings()) + words
 
 
 def draw_coefficients(selection: Selection, recipe: Recipe, quick: bool) -> tuple[go.Figure | None, str, bool]:
@@ -172,5 +178,6 @@ def _histogram(comparison: Comparison, names: tuple[str, ...], index: int, bins:
     if not 0 < reach < float("inf"):
         return None
     edges = torch.linspace(-reach, reach, bins + 1).tolist()
-    counts = {name: row.histc(bins, -reach, reach).tolist() for name, row in zip(names, tau, strict=True)}
+    whole = math.prod(comparison.shapes[index]) / tau.shape[1]  # entries that one of the probe stands for
+    counts = {n: (row.histc(bins, -reach, reach) * whole).tolist() for n, row in zip(names, tau, strict=True)}
     return histogram_figure(edges, counts)

@@ -41,7 +41,9 @@ def browser_type_launch_args(browser_type_launch_args: dict[str, Any]) -> dict[s
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that the app runs in, where its merges go."""
-    return tmp_path_factory.mktemp("workplace")
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "models").mkdir()
+    return folder
 
 
 @pytest.fixture(scope="session")

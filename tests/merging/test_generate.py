@@ -20,8 +20,12 @@ BASE, EXPERT, ADAPTER = ZOO / "base", ZOO / "bible", ZOO / "bible-lora"
 
 
 def last(paths: list[Path], ask: Ask) -> list[str]:
-    *_, texts = answers(paths, BASE, ask)
-    return texts
+    *_, told = answers(paths, BASE, ask)
+    assert all(answer.state == "done" for answer in told)
+    for answer in told:
+        if answer.error:
+            raise MergeError(answer.error)
+    return [answer.text for answer in told]
 
 
 def test_at_temperature_0_a_model_says_what_transformers_says() -> None:
@@ -49,7 +53,7 @@ def test_answers_grow_by_a_token_of_each_at_a_time() -> None:
 
     assert len(steps) >= 5
     for before, after in pairwise(steps):
-        assert all(new.startswith(old.rstrip("\ufffd")) for old, new in zip(before, after, strict=True))
+        assert all(new.text.startswith(old.text.rstrip("\ufffd")) for old, new in zip(before, after, strict=True))
 
 
 def test_an_adapter_and_a_lone_file_answer_with_the_tokenizer_of_the_base(tmp_path: Path) -> None:
@@ -64,27 +68,64 @@ def test_an_adapter_and_a_lone_file_answer_with_the_tokenizer_of_the_base(tmp_pa
 
 def test_stopping_ends_all_answers() -> None:
     stop = threading.Event()
-    steps = 0
+    told = []
 
-    for _ in answers([BASE, EXPERT], BASE, Ask("The ", length=200), stop):
-        steps += 1
-        if steps == 3:
+    for told in answers([BASE, EXPERT], BASE, Ask("The ", length=200), stop):
+        if len(told[1].text) > 3:
             stop.set()
 
-    assert steps == 3
+    assert 3 < len(told[1].text) < 60
+    assert told[1].state == "answering"
+
+
+def test_stopping_while_models_load_loads_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "SHELF", shelf := Shelf())
+    stop = threading.Event()
+
+    for _ in answers([BASE, EXPERT, ADAPTER], BASE, Ask("The "), stop):
+        stop.set()
+
+    assert len(shelf.models) == 1
+
+
+def test_a_model_that_cannot_answer_says_why_and_the_others_answer(tmp_path: Path) -> None:
+    *_, told = answers([BASE, tmp_path / "gone", EXPERT], BASE, Ask("The ", temperature=0, length=4))
+
+    assert "There is no file or folder" in told[1].error
+    assert told[0].text
+    assert told[2].text
+
+
+def test_a_file_of_another_name_in_a_folder_answers_too(tmp_path: Path) -> None:
+    shutil.copytree(EXPERT, tmp_path / "named")
+    (tmp_path / "named" / "model.safetensors").rename(tmp_path / "named" / "weights.safetensors")
+    ask = Ask("And the ", temperature=0, length=8)
+
+    assert last([tmp_path / "named"], ask) == last([EXPERT], ask)
 
 
 def test_models_that_do_not_fit_memory_together_answer_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "SHELF", shelf := Shelf())
     size = generate._memory(generate.open_base(BASE))
-    monkeypatch.setattr(generate, "_free_memory", lambda: 3 * size)  # of which half may be filled: one model
+    held = lambda: sum(loaded.bytes for loaded in shelf.models.values())  # noqa: E731
+    monkeypatch.setattr(generate, "_free_memory", lambda: 3 * size - held())  # half may be filled: one model
     ask = Ask("The ", temperature=0, length=4)
 
     steps = list(answers([BASE, EXPERT], BASE, ask))
 
-    assert steps[0][1] == ""
-    assert steps[-1] == last([BASE, EXPERT], ask)
-    assert len(shelf.models) <= 2
+    assert any(first.state == "done" and second.state == "waiting" for first, second in steps)
+    assert len(shelf.models) == 1
+    assert [answer.text for answer in steps[-1]] == last([BASE, EXPERT], ask)
+
+
+def test_models_in_memory_answer_together_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "SHELF", shelf := Shelf())
+    size = generate._memory(generate.open_base(BASE))
+    held = lambda: sum(loaded.bytes for loaded in shelf.models.values())  # noqa: E731
+    monkeypatch.setattr(generate, "_free_memory", lambda: 5 * size - held())  # half may be filled: two models
+    last([BASE, EXPERT], Ask("The ", length=2))
+
+    assert list(generate._batches([BASE, EXPERT], BASE)) == [[0, 1]]
 
 
 def test_a_model_larger_than_memory_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,10 +147,13 @@ def test_a_model_that_changed_on_disk_is_loaded_again(tmp_path: Path) -> None:
     assert last([folder], ask) != before
 
 
-def test_a_long_prompt_keeps_its_end_and_a_length_beyond_the_context_is_refused() -> None:
+def test_a_long_prompt_keeps_its_end_and_says_so_and_a_length_beyond_the_context_is_refused() -> None:
     context = AutoModelForCausalLM.from_pretrained(BASE).config.max_position_embeddings
 
-    assert last([BASE], Ask("word " * 2 * context, temperature=0, length=4))[0] != ""
+    *_, (answer,) = answers([BASE], BASE, Ask("word " * 2 * context, temperature=0, length=4))
+
+    assert answer.text
+    assert "tokens of the prompt are beyond what the model can see" in answer.note
     with pytest.raises(MergeError, match=f"only see {context} tokens"):
         last([BASE], Ask("The ", length=context))
 

@@ -12,17 +12,20 @@ import torch
 
 from merging import MergeStopped
 from merging.checkpoint import open_checkpoint
+from merging.generate import Answer
 from merging.method import METHODS
 from merging.recipe import Recipe
 from tests.conftest import Family, random_tensors, write_model
 from ui.errors import notice
-from ui.jobs import Job, stop, stoppable
+from ui.jobs import Job, announce, stop, stoppable
 from ui.merge_panel import recipe_of, run_merge
 from ui.models_panel import Selection, read_models
 from ui.sample_panel import cards, run_sample
 from ui.see_panel import (
     ABSOLUTE,
+    KEEP,
     RELATIVE,
+    comparison_of,
     describe,
     draw_coefficients,
     draw_norms,
@@ -93,8 +96,37 @@ def test_a_comparison_follows_the_files_and_not_their_names(family: Family) -> N
     selection = select(base, experts)
 
     write_model(experts[0], random_tensors(9))
+    _, again = read_models(selection.base, list(selection.experts))
+
+    assert known_comparison(again) is None
+
+
+def test_a_comparison_that_was_put_away_is_made_again(family: Family, tmp_path: Path) -> None:
+    base, experts = family()
+    selection = select(base, experts)
+    for number in range(KEEP):
+        select(base, [write_model(tmp_path / f"other{number}", random_tensors(20 + number))])
 
     assert known_comparison(selection) is None
+    assert comparison_of(selection, "someone") is not None
+
+
+def test_a_comparison_used_last_is_put_away_last(family: Family, tmp_path: Path) -> None:
+    base, experts = family()
+    selection = select(base, experts)
+    for number in range(KEEP):
+        assert known_comparison(selection)
+        select(base, [write_model(tmp_path / f"other{number}", random_tensors(20 + number))])
+
+    assert known_comparison(selection)
+
+
+def test_while_models_are_read_nothing_else_reads_them(family: Family) -> None:
+    base, experts = family()
+    _, selection = read_models(str(base), [str(path) for path in experts])
+
+    with stoppable("someone", "compare"):
+        assert comparison_of(selection, "someone") is None
 
 
 def test_warnings_name_an_expert_that_equals_the_base_and_one_that_is_far(family: Family, tmp_path: Path) -> None:
@@ -159,6 +191,49 @@ def test_a_tensor_from_near_has_its_numbers_and_a_histogram(family: Family) -> N
     assert show_tensor(selection, "../../etc/passwd") == ("", None)
 
 
+def test_an_adapter_with_a_broken_config_says_so_in_the_table(family: Family, tmp_path: Path) -> None:
+    base, _ = family()
+    adapter = write_model(tmp_path / "adapter", random_tensors(1))
+    (adapter / "adapter_config.json").write_text("{")
+
+    table, selection = read_models(str(base), [str(adapter)])
+
+    assert "could not be read as JSON" in table
+    assert selection.fitting == ()
+
+
+def test_experts_that_undo_each_other_are_warned_of(family: Family, tmp_path: Path) -> None:
+    base, _ = family()
+    start, move = random_tensors(0), random_tensors(1)
+    there, back = (
+        write_model(tmp_path / name, {n: start[n] + sign * 0.1 * move[n] for n in start})
+        for name, sign in (("there", 1), ("back", -1))
+    )
+
+    words = describe(select(base, [there, back]))
+
+    assert "there and back undo each other" in words
+
+
+def test_nan_in_the_base_is_said_of_the_base(family: Family, tmp_path: Path) -> None:
+    _, experts = family()
+    broken = random_tensors(0)
+    broken["model.norm.weight"][0] = torch.nan
+
+    words = describe(select(write_model(tmp_path / "ground", broken), experts))
+
+    assert "ground: `model.norm.weight` holds NaN" in words
+
+
+def test_how_much_did_not_move_is_told_per_expert(family: Family, tmp_path: Path) -> None:
+    base, _ = family()
+    moved = random_tensors(0)
+    moved["model.norm.weight"] += 1
+    share = 1 - 4 / sum(tensor.numel() for tensor in moved.values())
+
+    assert f"one {share:.0%}" in describe(select(base, [write_model(tmp_path / "one", moved)]))
+
+
 def test_the_form_becomes_a_recipe_of_the_chosen_method_alone(family: Family) -> None:
     base, experts = family()
     selection = select(base, experts)
@@ -202,11 +277,25 @@ def test_a_merge_that_cannot_start_says_why(family: Family, output: str, words: 
     assert said[-1][1] == ""
 
 
+def test_a_merge_that_waits_can_be_stopped_before_it_runs(family: Family, tmp_path: Path) -> None:
+    base, experts = family()
+    announce("someone", "merge")
+
+    stop("someone", "merge")
+    said = list(run_merge(Recipe("from", base, tuple(experts)), str(tmp_path / "out"), "someone"))
+
+    assert "Stopped. Nothing was written." in said[-1][0]
+    assert not (tmp_path / "out").exists()
+
+
 def test_answers_are_escaped() -> None:
-    shown = cards(["<b>", "merge: x"], ["<script>", "fine"], False, prompt="<i>")
+    told = [Answer("<script>", "done", note="<u>"), Answer("fine", "done")]
+
+    shown = cards(["<b>", "merge: x"], told, "<i>", busy=False)
 
     assert "<script>" not in shown
     assert "<i>" not in shown
+    assert "<u>" not in shown
     assert 'class="answer merge"' in shown
 
 
