@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install -qq --disable-pip-version-check
 APT = $$(test "$$(id -u)" = 0 || echo sudo) env DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0
-SOURCES = $(wildcard merging ui tests zoo app.py)
+SOURCES = $(wildcard merging ui tests bench docs zoo app.py)
 TYPED = $(wildcard merging ui app.py)
 
 .PHONY: run test check fix browser

@@ -52,14 +52,21 @@ def app_url(workplace: Path) -> Iterator[str]:
     with ExitStack() as stack:
         with suppress(OSError):  # where another program has the port already, that is as good
             stack.enter_context(socket.create_server(("127.0.0.1", 7860)))
-        yield from running_app(workplace)
+        watch = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        yield from running_app(workplace, watch.getsockname()[1])
+        watch.setblocking(False)
+        with pytest.raises(BlockingIOError):  # nobody has called: the app asked nothing of any other machine
+            watch.accept()
 
 
-def running_app(workplace: Path) -> Iterator[str]:
-    """The app in a process of its own."""
+def running_app(workplace: Path, proxy: int) -> Iterator[str]:
+    """The app in a process of its own, which is told that everything beyond this machine is behind a proxy."""
+    beyond = {f"{name}_PROXY": f"http://127.0.0.1:{proxy}" for name in ("HTTP", "HTTPS", "ALL")}
+    here = {"NO_PROXY": "127.0.0.1,localhost"}
     app = subprocess.Popen(
         [sys.executable, ROOT / "app.py", "--models", workplace / "models"],
         cwd=workplace,
+        env={**os.environ, **beyond, **here},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -57,6 +57,11 @@ def test_from_the_embedded_models_to_reading_what_the_merge_writes(visit: Page, 
         assert said.startswith("[Enter ")
         assert len(said) > len("[Enter ")
 
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(workplace / "merges/first")
+    prompt = AutoTokenizer.from_pretrained(workplace / "merges/first")("[Enter ", return_tensors="pt")
+    assert model.generate(**prompt, max_new_tokens=4).shape[1] > prompt["input_ids"].shape[1]
     merged, base = load_file(workplace / "merges/first/model.safetensors"), load_file(ZOO / "base/model.safetensors")
     assert {name: (t.shape, t.dtype) for name, t in merged.items()} == {
         name: (t.shape, t.dtype) for name, t in base.items()
@@ -143,6 +148,39 @@ def test_a_click_on_a_cell_shows_that_tensor(visit: Page) -> None:
     expect(visit.locator("#tensor-detail h3")).to_have_text(Q)
     expect(visit.locator("#tensor-detail tbody tr")).to_have_count(3)
     drawn(visit, "#tensor-histogram")
+
+
+def test_a_cell_of_the_coefficients_shows_its_tensor_too(visit: Page) -> None:
+    visit.locator("#weights .pv-box").focus()
+
+    for key in ("ArrowRight", "ArrowDown", "ArrowDown", "Enter"):
+        visit.keyboard.press(key)
+
+    expect(visit.locator("#weights .pv-live")).to_contain_text("model.layers.0.self_attn.q_proj.weight, shakespeare: ")
+    expect(visit.locator("#tensor-detail h3")).to_have_text("model.layers.0.self_attn.q_proj.weight")
+
+
+@pytest.mark.parametrize("layers", [0, 1, 80])
+def test_models_of_any_depth_are_drawn_whole(visit: Page, tmp_path: Path, layers: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"model.embed_tokens.weight": (16, 8), "lm_head.weight": (16, 8)}
+    for layer in range(layers):
+        shapes |= {f"model.layers.{layer}.{module}.weight": (8, 8) for module in ("self_attn.q_proj", "mlp.up_proj")}
+    paths = []
+    for name in ("ground", "one", "two"):
+        tensors = {tensor: torch.randn(shape, generator=generator) for tensor, shape in shapes.items()}
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        paths.append(tmp_path / f"{name}.safetensors")
+
+    choose_models(visit, paths[0], paths[1:])
+
+    visit.wait_for_function("() => document.querySelector('#weights .pv-box').data[0].x.join() === 'one,two'")
+    cells = [cell for cells in figure(visit, "#weights")[0]["cells"] for cell in cells[:1] if cell]
+    assert set(cells) == set(shapes)
+    drawn_cells = {cell for trace in figure(visit, "#norms") for cells in trace["cells"] for cell in cells}
+    assert drawn_cells == set(shapes)
+    labels = visit.locator("#weights .ytick text").evaluate_all("all => all.map(t => t.getBoundingClientRect().y)")
+    assert all(after - before > 8 for before, after in zip(sorted(labels), sorted(labels)[1:], strict=False))
 
 
 def test_the_heatmap_can_be_walked_with_the_keyboard(visit: Page) -> None:

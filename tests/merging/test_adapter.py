@@ -88,6 +88,7 @@ def test_an_adapter_is_no_base(tmp_path: Path) -> None:
         ({"bias": "all"}, "is an adapter with biases"),
         ({"modules_to_save": ["lm_head"]}, "modules that were trained in full"),
         ({"peft_type": "IA3"}, "is a IA3 adapter"),
+        ({"init_lora_weights": "pissa"}, "starts from `pissa`, which changes the base"),
         ({"r": 0}, "has no usable `r` and `lora_alpha`"),
         ({"r": 4}, "do not fit base"),
     ],

@@ -124,3 +124,19 @@ def test_comparing_can_be_stopped(family: Family) -> None:
 
     with pytest.raises(MergeStopped):
         compare.compare(*opened(*family()), stop=stop)
+
+
+def test_effective_weights_by_hand_with_two_experts_in_conflict(tmp_path: Path) -> None:
+    # Task vectors: `a` (4, -2) and (2, 6), `b` (1,) and (-3,). At density 1 TIES elects +, +, -, so that the first
+    # expert enters with 4/2 of 6, and nothing of 1; the second with 2/2 + 6 of 8, and all of 3.
+    zero = {"a": torch.zeros(2), "b": torch.zeros(1)}
+    first = {"a": torch.tensor([4.0, -2.0]), "b": torch.tensor([1.0])}
+    second = {"a": torch.tensor([2.0, 6.0]), "b": torch.tensor([-3.0])}
+    paths = [write_model(tmp_path / name, tensors) for name, tensors in (("z", zero), ("1", first), ("2", second))]
+
+    found = compare.compare(*opened(paths[0], paths[1:]))
+
+    values = METHODS["ties"].checked({"density": 1.0, "lambda": 0.5}) | {"weight": torch.ones(2)}
+    weights = coefficients(METHODS["ties"], values, found, found.probe)
+    expected = torch.tensor([[0.5 * 2 / 6, 0.5 * 7 / 8], [0.0, 0.5]], dtype=torch.float64)
+    torch.testing.assert_close(weights, expected)

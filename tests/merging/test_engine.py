@@ -512,3 +512,39 @@ def test_two_merges_at_once_do_not_disturb_each_other(family: Family, tmp_path: 
 
     assert inner == [tmp_path / "second"]
     assert files_of(tmp_path / "first") == files_of(tmp_path / "alone")
+
+
+def test_a_merge_into_a_link_to_an_empty_folder_fills_that_folder(family: Family, tmp_path: Path) -> None:
+    base, experts = family()
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+
+    report = merge(Recipe("from", base, tuple(experts)), tmp_path / "link")
+
+    assert report.out == tmp_path / "real"
+    assert (tmp_path / "link" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/x", "x" * 300, "a\0b"])
+def test_a_folder_that_cannot_be_is_refused_in_words(name: str) -> None:
+    with pytest.raises(MergeError, match="cannot be an output folder"):
+        target(name, 1)
+
+
+def test_weights_without_an_average_are_refused_before_anything_is_made(family: Family, tmp_path: Path) -> None:
+    base, experts = family()
+
+    with pytest.raises(MergeError, match="The weights add up to 0"):
+        merge(Recipe("linear", base, tuple(experts), (1.0, -1.0)), tmp_path / "deep" / "out")
+
+    assert not (tmp_path / "deep").exists()
+
+
+def test_other_tensors_can_have_the_plain_mean_in_from(family: Family, tmp_path: Path) -> None:
+    base, experts = family()
+
+    merge(Recipe("from", base, tuple(experts), values={"k": 4.0, "others": "mean"}), tmp_path / "out")
+
+    merged, start = (open_checkpoint(path).tensor("model.norm.weight") for path in (tmp_path / "out", base))
+    ends = [open_checkpoint(path).tensor("model.norm.weight") for path in experts]
+    torch.testing.assert_close(merged, start + sum(end - start for end in ends) / len(ends))

@@ -1,4 +1,4 @@
-"""Every method against results computed with its authors' own code; see tests/golden/README.md."""
+"""Every method against results that we did not compute; tests/golden/README.md says who did."""
 
 import json
 from pathlib import Path

@@ -155,3 +155,34 @@ def test_a_base_with_nothing_to_merge_is_refused(tmp_path: Path) -> None:
         plan(base, [base])
 
     assert str(caught.value) == "base has no floating-point tensor to merge. Choose another base model."
+
+
+HEAD, EMBED = "lm_head.weight", "model.embed_tokens.weight"
+TIED = {"model_type": "llama", "tie_word_embeddings": True}
+
+
+def with_head(folder: Path, head: torch.Tensor | None) -> Checkpoint:
+    """A model that says it ties its head, and stores this one beside its embedding."""
+    embedding = torch.arange(6.0).reshape(3, 2)
+    tensors = {EMBED: embedding} | ({} if head is None else {HEAD: head})
+    return open_checkpoint(write_model(folder, tensors, TIED))
+
+
+def test_a_stored_head_that_is_its_embedding_is_left_out(tmp_path: Path) -> None:
+    models = [with_head(tmp_path / name, torch.arange(6.0).reshape(3, 2)) for name in ("base", "expert")]
+
+    assert plan(models[0], models[1:]).merged == (EMBED,)
+
+
+def test_a_stored_head_that_is_not_its_embedding_is_merged_whatever_the_config_says(tmp_path: Path) -> None:
+    models = [with_head(tmp_path / name, torch.ones(3, 2)) for name in ("base", "expert")]
+
+    assert set(plan(models[0], models[1:]).merged) == {EMBED, HEAD}
+
+
+def test_an_expert_whose_own_head_would_be_lost_does_not_fit(tmp_path: Path) -> None:
+    base, expert = with_head(tmp_path / "base", None), with_head(tmp_path / "expert", torch.ones(3, 2))
+
+    assert misfit(base, expert) == (
+        "Its `lm_head.weight` is not its embedding, as it is in the base model, so it would be lost."
+    )
