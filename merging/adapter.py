@@ -57,7 +57,8 @@ def is_adapter(model: Checkpoint) -> bool:
 def describe(adapter: Checkpoint) -> str:
     """The adapter's kind and rank, for a table."""
     config = read_json(adapter.path / CONFIG)
-    return f"{config.get('peft_type', 'adapter')}, rank {config.get('r', '?')}"
+    kind = "LoRA" if config.get("peft_type") == "LORA" else config.get("peft_type", "adapter")
+    return f"{kind}, rank {config.get('r', '?')}"
 
 
 def applied(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:

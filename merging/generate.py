@@ -233,10 +233,9 @@ def _stream(loaded: Loaded, ask: Ask) -> Iterator[Answer]:
 def _prompt_tokens(loaded: Loaded, ask: Ask) -> tuple[list[int], str]:
     """The prompt's tokens, and a note where only the last of them can be seen."""
     tokenizer, config = loaded.tokenizer, loaded.model.config
-    if ask.chat and tokenizer.chat_template:
-        tokens = _templated(tokenizer, ask.prompt)
-    else:
-        tokens = list(tokenizer(ask.prompt)["input_ids"])
+    note = "It has no chat template, and was asked without one." if ask.chat and not tokenizer.chat_template else ""
+    wrapped = ask.chat and not note
+    tokens = _templated(tokenizer, ask.prompt) if wrapped else list(tokenizer(ask.prompt)["input_ids"])
     if not tokens:
         start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
         if start is None:
@@ -247,7 +246,7 @@ def _prompt_tokens(loaded: Loaded, ask: Ask) -> tuple[list[int], str]:
         raise MergeError(f"The model can only see {room} tokens. Lower the length below that.")
     seen = tokens[-(room - ask.length) :]
     cut = len(tokens) - len(seen)
-    return seen, f"The first {cut} tokens of the prompt are beyond what the model can see." if cut else ""
+    return seen, f"The first {cut} tokens of the prompt are beyond what the model can see." if cut else note
 
 
 def _templated(tokenizer: Any, prompt: str) -> list[int]:

@@ -44,7 +44,7 @@ class Param:
             if value not in self.choices:
                 raise MergeError(f"{self.label} must be one of {', '.join(self.choices)}, but it is {value!r}.")
             return value
-        if value is None and self.optional:
+        if self.optional and value in (None, ""):
             return None
         return self._number(value)
 

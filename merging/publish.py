@@ -44,7 +44,8 @@ def target(out: str | Path, size: int) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # too long, `~name` of nobody, a NUL, no right to look
         raise MergeError(f"{out} cannot be an output folder ({error}). Choose another one.") from error
     if free < size * 1.01:
-        raise MergeError(f"{parent} has {_in_words(free)} free and the merge needs {_in_words(size)}. Make room.")
+        words = f"{parent} has {_in_words(free)} free and the merge needs {_in_words(size)}."
+        raise MergeError(f"{words} Make room or choose another folder.")
     return place
 
 

@@ -188,7 +188,7 @@ def _wire_merge(demo: gr.Blocks, models: Models, merging: Merge) -> None:
             yield shown, (selection.base, folder) if folder else last
 
     merging.form["method"].change(on_method, merging.form["method"], list(merging.sections.values()), **QUIET)
-    merging.run.click(
+    ran = merging.run.click(
         on_click, None, [merging.run, merging.stop, merging.status], queue=False, show_progress="hidden", **PRIVATE
     ).then(
         on_run,
@@ -198,7 +198,8 @@ def _wire_merge(demo: gr.Blocks, models: Models, merging: Merge) -> None:
         concurrency_id="merge",
         show_progress="hidden",
         **PRIVATE,
-    ).then(_resting, None, [merging.run, merging.stop], queue=False, **PRIVATE)
+    )
+    _wire_end(ran, merging.run, merging.stop, merging.status)
     gr.on([demo.load, merging.merged.change], fresh_folder, None, merging.output, **QUIET)
     merging.stop.click(_stopper("merge"), None, None, queue=False, **PRIVATE)
 
@@ -213,7 +214,7 @@ def _wire_sample(models: Models, merging: Merge, sample: Sample) -> None:
         base, folder = merged
         yield from run_sample(selection, folder if base == selection.base else "", fields, request.session_hash or "")
 
-    sample.run.click(
+    ran = sample.run.click(
         on_click, None, [sample.run, sample.stop, sample.answers], queue=False, show_progress="hidden", **PRIVATE
     ).then(
         on_run,
@@ -222,8 +223,19 @@ def _wire_sample(models: Models, merging: Merge, sample: Sample) -> None:
         concurrency_limit=2,
         show_progress="hidden",
         **PRIVATE,
-    ).then(_resting, None, [sample.run, sample.stop], queue=False, **PRIVATE)
+    )
+    _wire_end(ran, sample.run, sample.stop, sample.answers)
     sample.stop.click(_stopper("sample"), None, None, queue=False, **PRIVATE)
+
+
+def _wire_end(ran: Any, run: gr.Button, stop: gr.Button, status: gr.HTML) -> None:
+    """Give the buttons back, also when Gradio refused a value before any of our functions saw it."""
+
+    def refused() -> tuple[Any, Any, str]:
+        return *_resting(), notice("One of the values cannot be used. Correct it and try again.")
+
+    ran.success(_resting, None, [run, stop], queue=False, **PRIVATE)
+    ran.failure(refused, None, [run, stop, status], queue=False, **PRIVATE)
 
 
 def _working() -> tuple[Any, Any]:

@@ -9,6 +9,13 @@ import gradio as gr
 from merging.params import Param
 
 
+class Slider(gr.Slider):
+    """A slider that hands on a typed number as it is, so that what is wrong with it is said in our words."""
+
+    def preprocess(self, payload: float) -> float:
+        return payload
+
+
 def control(param: Param, value: Any = None, label: str = "", **extra: Any) -> Any:
     """The component that sets a parameter, with its range and words."""
     value = param.default if value is None else value
@@ -18,5 +25,5 @@ def control(param: Param, value: Any = None, label: str = "", **extra: Any) -> A
     if param.kind == "choice":
         return gr.Radio(list(param.choices), value=value, **words)
     if param.optional:
-        return gr.Number(value, minimum=param.low, maximum=param.high, **words)
-    return gr.Slider(param.low, param.high, value=value, step=param.step, **words)
+        return gr.Textbox("" if value is None else str(value), placeholder="empty", max_lines=1, **words)
+    return Slider(param.low, param.high, value=value, step=param.step, **words)

@@ -13,6 +13,7 @@ import gradio as gr
 
 from merging.errors import MergeError
 from merging.generate import Answer, Ask, answers
+from ui.controls import Slider
 from ui.errors import notice
 from ui.jobs import stoppable
 from ui.models_panel import Selection
@@ -45,10 +46,10 @@ def sample_panel() -> Sample:
     with gr.Row(elem_classes="sample-settings"):
         form = {
             "prompt": prompt,
-            "temperature": gr.Slider(0, 2, 0.7, step=0.05, label="Temperature", info="0 takes the likeliest token."),
-            "top_p": gr.Slider(0.05, 1, 0.95, step=0.05, label="Top-p", info="Only the likeliest, up to this share."),
-            "length": gr.Slider(1, 400, 100, step=1, label="Length", info="In tokens.", elem_id="sample-length"),
-            "seed": gr.Number(0, label="Random seed", precision=0, minimum=0, info="The same for every model."),
+            "temperature": Slider(0, 2, 0.7, step=0.05, label="Temperature", info="0 takes the likeliest token."),
+            "top_p": Slider(0.05, 1, 0.95, step=0.05, label="Top-p", info="Only the likeliest, up to this share."),
+            "length": Slider(1, 400, 100, step=1, label="Length", info="In tokens.", elem_id="sample-length"),
+            "seed": gr.Number(0, label="Random seed", precision=0, info="The same for every model."),
             "chat": gr.Checkbox(False, label="Use the chat template", info="For models that have one."),
         }
     with gr.Row():

@@ -241,6 +241,32 @@ def test_an_expert_that_does_not_fit_says_why_beside_its_name(visit: Page, tmp_p
     expect(visit.locator("#merge-status .notice.error")).to_contain_text("There is no file or folder")
 
 
+def test_a_parameter_left_empty_stays_the_methods_own(visit: Page, workplace: Path) -> None:
+    visit.get_by_label("PCB-Merging").click()
+    visit.locator("#output input, #output textarea").fill("untouched")
+    visit.locator("#run").click()
+    expect(visit.locator("#merge-status")).to_contain_text("Merged.", timeout=120_000)
+
+    assert "clamp" not in (workplace / "untouched" / "mergescope.yaml").read_text()
+
+    visit.locator("#pcb-clamp input, #pcb-clamp textarea").fill("5")
+    expect(visit.locator("#coefficients-note")).to_contain_text("Clamp share must be between 0 and 0.1, but it is 5.")
+    visit.locator("#run").click()
+    expect(visit.locator("#merge-status .notice.error")).to_contain_text("Clamp share must be between 0 and 0.1")
+    expect(visit.locator("#run")).to_be_enabled()
+
+
+def test_a_seed_that_cannot_be_is_refused_in_words_and_sampling_goes_on(visit: Page) -> None:
+    visit.get_by_label("Random seed").fill("-5")
+    visit.locator("#sample-run").click()
+    expect(visit.locator("#answers .notice.error")).to_contain_text("Seed must be between 0")
+
+    visit.get_by_label("Random seed").fill("5")
+    visit.locator("#sample-length input[type=number]").fill("3")
+    visit.locator("#sample-run").click()
+    expect(visit.locator("#answers [aria-busy=false] article")).to_have_count(4, timeout=120_000)
+
+
 def test_no_expert_leaves_a_hint_and_no_plot(visit: Page) -> None:
     choose_models(visit, ZOO / "base", [])
 

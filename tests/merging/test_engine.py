@@ -401,7 +401,7 @@ def test_a_full_disk_is_found_before_anything_is_written(
     with pytest.raises(MergeError) as caught:
         merge(Recipe("linear", base, tuple(experts)), tmp_path / "new" / "out")
 
-    assert str(caught.value) == f"{tmp_path} has {words}. Make room."
+    assert str(caught.value) == f"{tmp_path} has {words}. Make room or choose another folder."
     assert not (tmp_path / "new").exists()
 
 

@@ -186,3 +186,9 @@ def test_files_that_are_no_language_model_are_refused_in_one_sentence(tmp_path: 
 
     with pytest.raises(MergeError, match="odd could not be loaded to sample from"):
         last([folder], Ask("x"))
+
+
+def test_a_model_without_a_chat_template_says_that_it_was_asked_without() -> None:
+    *_, (answer,) = answers([BASE], BASE, Ask("The ", length=3, chat=True))
+
+    assert "has no chat template" in answer.note

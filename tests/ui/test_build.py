@@ -27,7 +27,7 @@ def test_every_parameter_of_every_method_has_a_labelled_control(method: Method, 
 
         assert control.label == param.label
         assert control.info == param.help
-        assert control.value == param.default
+        assert (None if param.optional and control.value == "" else control.value) == param.default
         if isinstance(control, gr.Slider):
             assert (control.minimum, control.maximum) == (param.low, param.high)
 
