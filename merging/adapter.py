@@ -5,13 +5,16 @@ No dense copy is ever written: each run of entries is computed when it is read.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from merging.checkpoint import Checkpoint, Update, open_checkpoint
+from merging.checkpoint import Checkpoint, open_checkpoint
 from merging.errors import MergeError
 from merging.header import read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
@@ -33,6 +36,34 @@ UNKNOWN = {
     "rank_pattern": "ranks that differ by layer",
     "alpha_pattern": "alphas that differ by layer",
 }
+
+
+@dataclass(frozen=True)
+class Update:
+    """One matrix of the base with what an adapter adds to it: scaling times the product of its two factors."""
+
+    base: Checkpoint
+    name: str
+    factors: Checkpoint
+    down: str  # A, (rank, columns)
+    up: str  # B, (rows, rank)
+    scaling: float
+
+    @property
+    def files(self) -> set[Path]:
+        factors = self.factors.entries
+        return {self.base.entries[self.name].file, factors[self.down].file, factors[self.up].file}
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Entries of the sum, laid flat, in float32."""
+        values = self.base.read(self.name, start, stop).float()
+        if not len(values):
+            return values
+        columns, rank = self.base.entries[self.name].shape[1], self.factors.entries[self.down].shape[0]
+        first, last = start // columns, (stop - 1) // columns + 1
+        up = self.factors.read(self.up, first * rank, last * rank).reshape(-1, rank).float()
+        product = (up @ self.factors.tensor(self.down).float()).flatten()[start - first * columns :]
+        return values + self.scaling * product[: len(values)]
 
 
 def open_base(path: str | Path) -> Checkpoint:
@@ -78,8 +109,8 @@ def applied(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
             raise MergeError(f"{adapter.name} changes `{module}.weight`, which {base.name} lacks. Choose its own base.")
         if len(target.shape) != 2 or down.shape != (rank, target.shape[1]) or up.shape != (target.shape[0], rank):
             raise MergeError(f"The factors of `{module}` in {adapter.name} do not fit {base.name}. Choose its base.")
-        updates[target.name] = Update(adapter, down.name, up.name, scaling)
-    return replace(adapter, entries=base.entries, config=base.config, updates=updates, ground=base)
+        updates[target.name] = Update(base, target.name, adapter, down.name, up.name, scaling)
+    return replace(adapter, entries=base.entries, config=base.config, made={**base.made, **updates}, adapter=True)
 
 
 def _scaling(adapter: Checkpoint, config: dict[str, Any]) -> tuple[int, float]:

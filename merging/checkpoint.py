@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from merging.errors import MergeError
 from merging.header import FLOATS, INDEX, SIZES, Entry, dtype_of, read_header, read_json
@@ -17,6 +17,17 @@ if TYPE_CHECKING:
 SHARD_NAME = re.compile(r"model-\d{5}-of-(?P<total>\d{5})\.safetensors")
 
 
+class Made(Protocol):
+    """A tensor that is not stored as it is, but computed from what is stored, run by run as it is read."""
+
+    @property
+    def files(self) -> set[Path]:
+        """What it is computed from."""
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Entries `start` to `stop` of the tensor laid flat."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A model on disk: its tensors by name, and its config where it has one. No weight has been read yet."""
@@ -24,8 +35,8 @@ class Checkpoint:
     path: Path
     entries: dict[str, Entry]
     config: dict[str, Any] = field(default_factory=dict)
-    updates: dict[str, Update] = field(default_factory=dict)  # of an adapter: what it adds to a tensor of its base
-    ground: Checkpoint | None = None  # of an adapter: its base
+    made: dict[str, Made] = field(default_factory=dict)  # the tensors whose entry does not say where their bytes are
+    adapter: bool = False  # whether it is what an adapter makes of its base, whose config it has then
 
     @property
     def name(self) -> str:
@@ -70,19 +81,17 @@ class Checkpoint:
     def stamp(self) -> tuple[tuple[str, int, int], ...]:
         """What its content follows from, without reading it: its files, with their sizes and times."""
         files = {self.folder / name for name in ("config.json", "adapter_config.json")}
-        for model in (self, *(update.factors for update in self.updates.values())):
-            files |= {entry.file for entry in model.entries.values()}
+        files |= {entry.file for entry in self.entries.values()}
+        files |= {file for made in self.made.values() for file in made.files}
         known = ((file, file.stat()) for file in sorted(files) if file.is_file())
         return tuple((str(file), told.st_size, told.st_mtime_ns) for file, told in known)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """Entries `start` to `stop` of the tensor laid flat, in its own dtype; an adapter's are float32."""
-        if self.ground:
-            values = self.ground.read(name, start, stop)
-            update = self.updates.get(name)
-            return update.added(values, start, self.entries[name].shape[1]) if update else values
         entry = self.entries[name]
         stop = entry.size if stop is None else stop
+        if name in self.made:
+            return self.made[name].read(start, stop)
         size = SIZES[entry.dtype]
         data = bytearray(size * (stop - start))
         view = memoryview(data)
@@ -102,26 +111,6 @@ class Checkpoint:
     def tensor(self, name: str) -> Tensor:
         """The whole tensor in its own dtype and shape."""
         return self.read(name).reshape(self.entries[name].shape)
-
-
-@dataclass(frozen=True)
-class Update:
-    """What an adapter adds to one matrix: scaling times the product of its two factors."""
-
-    factors: Checkpoint
-    down: str  # A, (rank, columns)
-    up: str  # B, (rows, rank)
-    scaling: float
-
-    def added(self, values: Tensor, start: int, columns: int) -> Tensor:
-        """The matrix's entries from `start` on, in float32, with the adapter's part."""
-        if not len(values):
-            return values.float()
-        first, last = start // columns, (start + len(values) - 1) // columns + 1
-        rank = self.factors.entries[self.down].shape[0]
-        up = self.factors.read(self.up, first * rank, last * rank).reshape(-1, rank).float()
-        product = (up @ self.factors.tensor(self.down).float()).flatten()[start - first * columns :]
-        return values.float() + self.scaling * product[: len(values)]
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:

@@ -124,13 +124,13 @@ def _load(checkpoint: Checkpoint, base: Checkpoint, size: int) -> Loaded:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    own = checkpoint if checkpoint.config and not checkpoint.ground else base
+    own = checkpoint if checkpoint.config and not checkpoint.adapter else base
     if not own.config:
         raise MergeError(f"{checkpoint.name} has no config.json, and neither has the base. Choose a model folder.")
     dtype = torch.float32 if size == checkpoint.parameters * 4 else "auto"
     try:
         config = AutoConfig.from_pretrained(own.folder, local_files_only=True, trust_remote_code=False)
-        if checkpoint.config and not checkpoint.ground and _usual(checkpoint):
+        if checkpoint.config and not checkpoint.adapter and _usual(checkpoint):
             model = AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder,
                 config=config,

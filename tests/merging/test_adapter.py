@@ -48,14 +48,14 @@ def test_an_adapter_reads_as_the_model_that_peft_makes_of_it(adapter: Any, rslor
 
     expert = open_expert(folder, open_checkpoint(ZOO / "base"))
 
-    assert expert.updates
+    assert expert.made
     for name in expert.entries:
         torch.testing.assert_close(expert.tensor(name).float(), expected[name], rtol=1e-5, atol=1e-6)
 
 
 def test_any_run_of_entries_is_that_part_of_the_whole() -> None:
     expert = open_expert(ADAPTERS[0], open_checkpoint(ZOO / "base"))
-    name = next(iter(expert.updates))
+    name = next(iter(expert.made))
     whole = expert.read(name)
 
     for start, stop in ((0, 1), (5, 700), (len(whole) - 3, len(whole)), (191, 193)):
