@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from merging.checkpoint import Checkpoint
-from merging.engine import CHUNK, outcomes
 from merging.errors import MergeStopped
 from merging.lazy import torch
-from merging.method import Blend, Group, Groups, Method
+from merging.groups import TILE, Group
+from merging.memory import outcomes
+from merging.method import Blend, Method
 from merging.plan import plan
 from merging.vectors import norms
 
@@ -132,10 +133,10 @@ def _measure(
     total = torch.zeros(1 + 2 * len(experts), dtype=torch.float64)
     product = torch.zeros(len(experts), len(experts), dtype=torch.float64)
     kept = []
-    for start in range(0, size, CHUNK):
+    for start in range(0, size, TILE):
         if stop and stop.is_set():
             raise MergeStopped("Stopped.")
-        end = min(start + CHUNK, size)
+        end = min(start + TILE, size)
         rows = torch.stack([model.read(name, start, end).float() for model in (base, *experts)])
         tau = rows[1:] - rows[0]
         squares = torch.cat([rows[:1], tau]).double().square().sum(1)
@@ -199,7 +200,7 @@ def _exact(method: Method, values: dict[str, Any], comparison: Comparison) -> Te
 
 def _effective(method: Method, values: dict[str, Any], groups: list[Group]) -> Tensor:
     """The effective weights over all entries of the groups, (groups, experts)."""
-    lengths = torch.tensor([len(group.base) for group in groups])
+    lengths = torch.tensor([group.size for group in groups])
     owner = torch.arange(len(groups)).repeat_interleave(lengths)  # which group an entry belongs to
     if values.get("scope") == "tensor":
         model = {group.name: _cut(group) for group in groups}
@@ -211,17 +212,12 @@ def _effective(method: Method, values: dict[str, Any], groups: list[Group]) -> T
     at = 0
     for group, outcome in outcomes(method, values, model):
         assert isinstance(outcome, Blend)
-        tau, here = group.tau, owner[at : at + len(group.base)]
+        tau, here = group.tau, owner[at : at + group.size]
         moved.index_add_(0, here, (outcome.shares() * tau.sign()).double().T)
         sizes.index_add_(0, here, tau.abs().double().T)
-        at += len(group.base)
+        at += group.size
     return torch.where(sizes > 0, moved / sizes, torch.nan)
 
 
-def _cut(group: Group) -> Groups:
-    def chunks() -> Iterator[Group]:
-        for start in range(0, len(group.base), CACHED):
-            end = start + CACHED
-            yield replace(group, base=group.base[start:end], experts=group.experts[:, start:end], start=start)
-
-    return Groups(chunks)
+def _cut(group: Group) -> list[Group]:
+    return [group.cut(start, min(start + CACHED, group.size)) for start in range(0, group.size, CACHED)]

@@ -22,7 +22,8 @@ class Param:
     low: float = 0.0
     high: float = 1.0
     step: float = 0.01
-    per_expert: bool = False
+    per_expert: bool = False  # each expert has its own, with a control for each
+    by_expert: bool = False  # a recipe may give each expert its own
     name: str = ""
     default: Any = None
     kind: Literal["number", "switch", "choice"] = "number"
@@ -64,8 +65,9 @@ def nearest(word: str, known: list[str]) -> str:
     return f"Did you mean `{close[0]}`?" if close else f"Known are {', '.join(known)}."
 
 
-Density = Annotated[
-    float, Param("Density ρ", "Share of each task vector that is kept, largest magnitudes first.", low=0.01)
+Density = Annotated[  # one number per expert
+    Any,  # list[float]; where one number stands for all, as in a default, the method gets it for each
+    Param("Density ρ", "Share of each task vector that is kept, largest magnitudes first.", low=0.01, by_expert=True),
 ]
 Scaling = Annotated[float, Param("Scaling λ", "How far to step away from the base model.", high=3.0, step=0.05)]
 ShortScaling = Annotated[float, Param("Scaling λ", "How far to step away from the base model.", high=2.0, step=0.05)]

@@ -1,4 +1,4 @@
-"""The algebra that methods share: norms, and exact order statistics over a stream.
+"""The algebra that methods share: sums, norms, and exact order statistics over a stream.
 
 Tensors here are float32 of shape (experts, entries) unless said otherwise.
 """
@@ -8,47 +8,120 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from merging import kernels
+from merging.groups import Bits, Group, Groups
 from merging.lazy import torch
-from merging.method import Group, Groups
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BIN = 1 << 16  # the upper half of a float32's bits picks the bin, the lower half the place in it
+FEW = 1 << 16  # numbers that are quicker sorted than counted
+Ranks = Callable[[int, int], list[int]]
+FIRST, LAST = 0x0080, 0xFF80  # the bins of finite numbers begin here and end before there
+
+
+class NotFiniteError(Exception):
+    """Some number among those measured is infinite or not a number; the engine finds out which and says so."""
+
+
+def total(rows: Tensor) -> Tensor:
+    """The sum over experts, (entries), added from the first to the last."""
+    result = rows[0].clone()
+    for row in rows[1:]:
+        result += row
+    return result
 
 
 def norms(groups: Groups) -> Tensor:
     """The Frobenius norm of each expert's task vector, (experts), accumulated in float64."""
-    return groups.total(lambda group: group.tau.double().square().sum(-1)).sqrt()
+    squares = groups.sum(squared_norms)
+    if not squares.isfinite().all():
+        raise NotFiniteError
+    return squares.sqrt()
+
+
+def squared_norms(group: Group) -> Tensor:
+    """The sums of squares of the task vectors, (experts), float64."""
+    if group.fused:
+        from merging.kernels import sums
+
+        return torch.from_numpy(sums.squares(group.bits))
+    return group.tau.double().square().sum(-1)
 
 
 def magnitudes(group: Group) -> Tensor:
-    """The magnitudes of the task vectors' entries."""
+    """The magnitudes of the task vectors' entries. Valid until the thread asks for the next ones."""
+    if group.fused:
+        from merging.kernels import ranks
+
+        out = kernels.scratch("values", (len(group.which), group.size), np.float32)
+        ranks.magnitudes(group.bits, out)
+        return torch.from_numpy(out)
     return group.tau.abs()
 
 
 def order_statistics(
-    groups: Groups, values: Callable[[Group], Tensor], ranks: Callable[[int], list[int]]
-) -> tuple[Tensor, int]:
-    """The values of the given ranks, and the number of entries that were ranked.
+    groups: Groups, values: Callable[[Group], Tensor], ranks: Ranks
+) -> Tensor:
+    """For each expert, the values of the ranks wanted, (experts, ranks).
 
-    For each expert, `values` of all chunks are ranked together, ascending and counted from 0; `ranks` maps the number
-    of entries to the ranks wanted. Returns (experts, ranks). Exact, in two passes and constant memory: the order of
-    float32 numbers is that of their bits, so a histogram of the upper 16 bits finds the bin of a rank, and one of the
-    lower 16 bits inside that bin finds the number.
+    `values` of all groups are ranked together, ascending and counted from 0; `ranks` is asked for the ranks wanted, with
+    the number of an expert's entries and the expert's number. Exact, in two passes and constant memory: the order of float32 numbers is that of their bits, so a histogram
+    of the upper 16 bits finds the bin of a rank, and one of the lower 16 bits inside that bin finds the number.
     """
-    upper = groups.total(lambda group: _counts(_ordered(values(group)) >> 16))
-    entries = int(upper[0].sum())
-    wanted = torch.tensor(ranks(entries)).expand(len(upper), -1).contiguous()
+    if groups.entries <= FEW:
+        return _sorted(groups, values, ranks)
+    upper = torch.from_numpy(groups.count(lambda group, into: _count_upper(values(group), into), (BIN,)))
+    if upper[:, :FIRST].any() or upper[:, LAST:].any():
+        raise NotFiniteError
+    wanted = torch.tensor([ranks(entries, expert) for expert, entries in enumerate(upper.sum(1).tolist())])
     bins, inside = _find(upper, wanted)
 
-    def lower(group: Group) -> Tensor:
-        codes = _ordered(values(group))
-        return torch.stack([_counts(codes & (BIN - 1), codes >> 16 == chosen[:, None]) for chosen in bins.T])
+    def count(group: Group, into: Bits) -> None:
+        _count_lower(values(group), bins[list(group.which)], into)
 
-    counts = groups.total(lower)  # (ranks, experts, BIN)
-    places = [_find(count, rank[:, None])[0][:, 0] for count, rank in zip(counts, inside.T, strict=True)]
-    return _from_ordered(bins << 16 | torch.stack(places, dim=1)), entries
+    lower = torch.from_numpy(groups.count(count, (wanted.shape[1], BIN)))
+    places = [_find(lower[:, place], inside[:, place, None])[0][:, 0] for place in range(wanted.shape[1])]
+    return _from_ordered(bins << 16 | torch.stack(places, dim=1))
+
+
+def _sorted(groups: Groups, values: Callable[[Group], Tensor], ranks: Ranks) -> Tensor:
+    """The same for a few numbers, which all fit the memory."""
+    found: list[list[Tensor]] = [[] for _ in range(groups.experts)]
+
+    def visit(_: int, group: Group) -> None:
+        for expert, row in zip(group.which, values(group).cpu(), strict=True):
+            found[expert].append(row.clone())
+
+    groups.each(visit)
+    rows = [torch.cat(parts).sort().values for parts in found]
+    if not all(row.isfinite().all() for row in rows):
+        raise NotFiniteError
+    return torch.stack([row[ranks(len(row), expert)] for expert, row in enumerate(rows)])
+
+
+def _count_upper(values: Tensor, counts: Bits) -> None:
+    if values.device.type == "cpu" and kernels.usable():
+        from merging.kernels import ranks
+
+        return ranks.count_upper(values.numpy(), counts)  # type: ignore[no-any-return]
+    for row, codes in zip(counts, _ordered(values) >> 16, strict=True):
+        row += torch.bincount(codes, minlength=BIN).cpu().numpy()
+    return None
+
+
+def _count_lower(values: Tensor, bins: Tensor, counts: Bits) -> None:
+    if values.device.type == "cpu" and kernels.usable():
+        from merging.kernels import ranks
+
+        return ranks.count_lower(values.numpy(), bins.numpy(), counts)  # type: ignore[no-any-return]
+    for rows, codes, chosen in zip(counts, _ordered(values), bins.tolist(), strict=True):
+        for row, place in zip(rows, chosen, strict=True):
+            row += torch.bincount(codes[codes >> 16 == place] & (BIN - 1), minlength=BIN).cpu().numpy()
+    return None
 
 
 def _ordered(values: Tensor) -> Tensor:
@@ -60,11 +133,6 @@ def _ordered(values: Tensor) -> Tensor:
 def _from_ordered(codes: Tensor) -> Tensor:
     bits = torch.where(codes < 2**31, ~codes, codes - 2**31)
     return bits.int().view(torch.float32)
-
-
-def _counts(codes: Tensor, where: Tensor | None = None) -> Tensor:
-    rows = codes if where is None else [code[mask] for code, mask in zip(codes, where, strict=True)]
-    return torch.stack([torch.bincount(row, minlength=BIN) for row in rows])
 
 
 def _find(counts: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:

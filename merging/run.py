@@ -1,0 +1,163 @@
+"""One merge at work: what is read, how it is merged, where it goes, and what an earlier run has left of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from merging import kernels
+from merging.chunks import Writer, writer
+from merging.crew import Crew
+from merging.errors import MergeError
+from merging.groups import Group, Groups
+from merging.header import Entry, dtype_of
+from merging.lazy import torch
+from merging.method import Method
+from merging.output import Output
+from merging.plan import Plan
+from merging.progress import Clock, Progress, Step
+from merging.settings import Settings, depths
+from merging.stream import Span, Stream, spans
+from merging.vectors import NotFiniteError
+from merging.workplace import Workplace
+
+LARGE = 16  # a tensor of more chunks than this is shared by all workers; the others are given to one worker each
+
+
+class Run:
+    """One merge: what is read, how it is merged, and where it goes."""
+
+    def __init__(
+        self,
+        work: Plan,
+        settings: Settings,
+        team: Crew,
+        chunk: int,
+        device: str,
+        output: Output,
+        made_in: Workplace,
+        on_step: Callable[[Step], None] | None,
+    ) -> None:
+        self.work, self.settings, self.method, self.crew = work, settings, settings.method, team
+        self.output, self.made_in = output, made_in
+        self.tensorwise = self.method.survey is not None and settings.fixed.get("scope") == "tensor"
+        self.stream = Stream(work, team, chunk, self.method.needs_base, self.tensorwise, device)
+        self.depths = depths(work.merged)
+        self.stream.weights = {name: self._values(name)["weight"] for name in work.merged}
+        self.left = [name for name in work.merged if not self._intact(name)]
+        passes = _passes(self.method, self._values(next(iter(work.merged))))
+        self.progress = Progress(work, list(work.merged), passes, on_step)
+        self.stream.watch = self.progress.watch
+
+    def _intact(self, name: str) -> bool:
+        """Whether an earlier run finished the tensor, and it is still what it was."""
+        known = self.made_in.finished.get(name)
+        return known is not None and known == self.output.read_again(name)
+
+    def _values(self, name: str) -> dict[str, Any]:
+        """The parameters for a tensor by argument name, of the experts that have it."""
+        values, which = self.settings.of(name, self.depths[name]), self.work.merged[name]
+        for param in self.method.params.values():
+            if param.per_expert or param.by_expert:
+                values[param.name] = [values[param.name][index] for index in which]
+        return self.method.filled(values, len(which))
+
+    def all(self, clock: Clock) -> None:
+        """Copy what is copied, survey, and merge, but for what an earlier run has finished."""
+        copied = [name for name in self.output.placed if name not in self.work.merged]
+        self.crew.run(self._copy, [name for name in copied if not self._intact(name)])
+        clock.lap("copy")
+        if not self.tensorwise:
+            survey = self.method.look(self.stream.model(list(self.work.merged)), self._of_all()) if self.left else None
+            clock.lap("survey")
+            self._merge([(name, survey) for name in self.left], self.crew)
+        else:
+            large = [name for name in self.left if len(self.stream.spans(name)) > LARGE]
+            for name in large:
+                self._merge([(name, self._survey(name, self.crew))], self.crew)
+            alone = self.crew.alone
+            self.crew.run(
+                lambda name: self._merge([(name, self._survey(name, alone))], alone),
+                [name for name in self.left if name not in large],
+            )
+        clock.lap("merge")
+
+    def _of_all(self) -> dict[str, Any]:
+        """What a survey of the whole model is given, which is the same for all tensors, and for all experts."""
+        return self.method.filled(self.settings.fixed, len(self.work.experts))
+
+    def _survey(self, name: str, team: Crew) -> Any:
+        return self.method.look(self.stream.tensor(name, team), self._values(name))
+
+    def _merge(self, jobs: list[tuple[str, Any]], team: Crew) -> None:
+        """Merge tensors, each by its survey, chunk by chunk."""
+
+        def pieces() -> Iterator[tuple[Span, Writer]]:
+            for name, survey in jobs:
+                write = writer(self.method, survey, self._values(name), self.stream.empty(name))
+                yield from ((span, write) for span in self.stream.spans(name))
+
+        team.run(self._merge_chunk, pieces())
+
+    def _merge_chunk(self, piece: tuple[Span, Writer]) -> None:
+        span, write = piece
+        group, entry = self.stream.read(span), self.output.placed[span.name]
+        out = kernels.scratch("out", (group.size,), np.uint16 if entry.dtype == "BF16" else np.uint32)
+        if not write(group, out):
+            raise NotFiniteError
+        self._put(span.name, span.start, out if entry.dtype in ("BF16", "F32") else _converted(out, entry))
+
+    def _copy(self, name: str) -> None:
+        """A tensor that is not merged, from the base or from the expert that has it."""
+        kept = self.work.kept.get(name)
+        model = self.work.base if kept is None else self.work.experts[kept]
+        entry = self.output.placed[name]
+        for span in spans(name, entry.size, self.stream.chunk):
+            values = model.read(name, span.start, span.stop).to(dtype_of(entry))
+            self._put(name, span.start, values.contiguous().view(torch.uint8).numpy())
+        if not entry.size:
+            self.made_in.finish(name, self.output.checksum(name))
+
+    def _put(self, name: str, start: int, values: Any) -> None:
+        if self.output.write(name, start, values):
+            self.made_in.finish(name, self.output.checksum(name))
+
+    def blame(self) -> MergeError:
+        """What to say when some number turned out not to be finite: which one it is."""
+        for name, which in self.work.merged.items():
+            models = [self.work.base, *(self.work.experts[index] for index in which)]
+            for model in models if self.method.needs_base else models[1:]:
+                for span in self.stream.spans(name):
+                    if not model.read(name, span.start, span.stop).float().isfinite().all():
+                        words = f"`{name}` of {model.name} holds NaN or infinity."
+                        return MergeError(f"{words} A merge would spread it; choose another model.")
+        dtypes = {entry.dtype for entry in self.output.placed.values() if entry.floating}
+        return MergeError(f"The merge has numbers too large for {' and '.join(sorted(dtypes))}. Lower the scaling.")
+
+
+def _converted(out: Any, entry: Entry) -> Any:
+    """float32 in another dtype of the result; NotFiniteError when it does not fit."""
+    values = torch.from_numpy(out.view(np.float32)).to(dtype_of(entry))
+    if not values.isfinite().all():
+        raise NotFiniteError
+    return values.view(torch.uint8).numpy()
+
+
+def _passes(method: Method, values: dict[str, Any]) -> int:
+    """How often the method's survey will go over its groups, found by letting it go over a few numbers.
+
+    What the method has against the values themselves (weights that add up to 0) is said here, before any work.
+    """
+    passes, experts = 0, len(values["weight"])
+    group = Group("", torch.zeros(2), torch.arange(2.0 * experts).reshape(experts, 2)).weighed(values["weight"])
+
+    def read(_: int) -> Group:
+        nonlocal passes
+        passes += 1
+        return group
+
+    many = 1 << 30  # so that it counts as it does in a large model
+    method.outcome(group, method.look(Groups([0], read, experts, many), values), values)
+    return passes
