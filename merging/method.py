@@ -99,13 +99,8 @@ class Method:
 
     @property
     def needs_base(self) -> bool:
-        """Whether the base model's numbers enter the merge."""
+        """Whether the base model enters the merge; without it the experts alone say what comes out."""
         return _annotation(self.function, "return") is not ModelCoefficients
-
-    @property
-    def surveyed(self) -> list[Param]:
-        """The parameters that its survey asks for, which are one for all that is surveyed together."""
-        return [self.params[name] for name in _names(self.survey) if name in self.params] if self.survey else []
 
     def checked(self, values: dict[str, Any]) -> dict[str, Any]:
         """All parameters that are not per expert, by name, each within its range; MergeError names what is wrong."""
