@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merging.errors import MergeError
-from merging.header import FLOATS, FP8, Entry
+from merging.header import FLOATS, FP8, POWERS, Entry
 from merging.lazy import torch
 from merging.quantised import quantisation, without_quantisation
 
@@ -49,7 +49,7 @@ class Lifted:
         if not self.scale or not len(values):
             return values
         if self.source.entries[self.scale].size == 1:
-            return values * self.source.read(self.scale).float()
+            return values * self._stored(0, 1)
         return values * self._scales(start, stop)
 
     def _scales(self, start: int, stop: int) -> Tensor:
@@ -58,9 +58,13 @@ class Lifted:
         rows = torch.arange(start // width, (stop - 1) // width + 1)
         bands = rows // height * self.grid[0] + rows % height // self.block[0]  # the row of scales for each row
         low, high = int(bands[0]), int(bands[-1]) + 1
-        scales = self.source.read(self.scale, low * self.grid[1], high * self.grid[1]).float()
+        scales = self._stored(low * self.grid[1], high * self.grid[1])
         wide = scales.reshape(-1, self.grid[1])[bands - low].repeat_interleave(self.block[1], dim=1)[:, :width]
         return wide.flatten()[start - int(rows[0]) * width :][: stop - start]
+
+    def _stored(self, start: int, stop: int) -> Tensor:
+        scales = self.source.read(self.scale, start, stop)
+        return (scales.view(torch.float8_e8m0fnu) if scales.dtype == torch.uint8 else scales).float()
 
 
 def lifted(model: Checkpoint) -> Checkpoint:
@@ -97,7 +101,7 @@ def _lifted(model: Checkpoint, name: str) -> Lifted:
     if not scale:
         return Lifted(model, name)
     shape, told = model.entries[name].shape, model.entries[scale].shape
-    if model.entries[scale].dtype not in FLOATS:
+    if model.entries[scale].dtype not in (*FLOATS, *POWERS, "U8"):  # bytes are powers of two as well
         raise MergeError(
             f"`{scale}` of {model.name} has dtype {model.entries[scale].dtype}, a kind of scale that cannot be read. "
             "Choose the unquantised model."

@@ -14,6 +14,7 @@ from merging.lazy import torch
 
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 FP8 = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+POWERS = {"F8_E8M0": "float8_e8m0fnu"}  # of two, as scales of fp8 weights
 OTHERS = {
     **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "BOOL": "bool"},
     **{"U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8"},
@@ -21,8 +22,9 @@ OTHERS = {
 SIZES = {
     **{"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1},
     **{"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1},
+    "F8_E8M0": 1,
     # Known only so that the file can be refused by what it is.
-    **{"C64": 8, "F8_E8M0": 1, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1},
+    **{"C64": 8, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1},
 }
 HEADER_LIMIT = 100 << 20
 INDEX = "model.safetensors.index.json"
@@ -54,7 +56,7 @@ class Entry:
 
 def dtype_of(entry: Entry) -> torch.dtype:
     """The torch dtype of an entry."""
-    dtype: torch.dtype = getattr(torch, (FLOATS | FP8 | OTHERS)[entry.dtype])
+    dtype: torch.dtype = getattr(torch, (FLOATS | FP8 | POWERS | OTHERS)[entry.dtype])
     return dtype
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from merging.errors import MergeError
 from merging.formats import disguise
-from merging.header import FLOATS, FP8, OTHERS, Entry
+from merging.header import FLOATS, FP8, OTHERS, POWERS, Entry
 from merging.lazy import torch
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from merging.checkpoint import Made
 
-SAFETENSORS = {f"torch.{ours}": theirs for theirs, ours in (FLOATS | FP8 | OTHERS).items()}
+SAFETENSORS = {f"torch.{ours}": theirs for theirs, ours in (FLOATS | FP8 | POWERS | OTHERS).items()}
 # Where training scripts put the tensors when they save more than them.
 INSIDE = ("state_dict", "model_state_dict", "model", "module")
 STRUCTURE_LIMIT = 100 << 20  # of the pickle itself, which names the tensors and does not hold them
@@ -64,8 +64,12 @@ def read_pickle(file: Path) -> tuple[list[Entry], dict[str, Made], list[str]]:
     if not tensors:
         raise MergeError(f"{file} holds no tensors by name. Save the model's `state_dict()` as safetensors.")
     entries = [_entry(file, name, values) for name, values in tensors.items()]
-    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
-    notes = [f"`{left[0]}`{more} in {file.name} {'are' if more else 'is'} no tensor and is left out."] if left else []
+    what = (
+        f"and {len(left) - 1} more in {file.name} are not tensors and are"
+        if len(left) > 1
+        else (f"in {file.name} is not a tensor and is")
+    )
+    notes = [f"`{left[0]}` {what} left out."] if left else []
     return entries, {name: Pickled(file, values.detach()) for name, values in tensors.items()}, notes
 
 

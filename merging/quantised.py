@@ -101,7 +101,7 @@ def _kind(model: Checkpoint) -> tuple[str, str]:
             return _narrowed(shown, named, told), name
     turned = told.get("transform_config")
     if isinstance(turned, dict) and turned.get("config_groups"):
-        return "compressed-tensors (rotated weights)", next(iter(model.entries))
+        return "compressed-tensors (rotated weights)", max(model.entries, key=lambda name: model.entries[name].size)
     packed = (name for name, entry in model.entries.items() if _packed(model, name))
     if name := next(packed, ""):
         return named or "integers", name
