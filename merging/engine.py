@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from merging.adapter import open_base, open_expert
 from merging.checkpoint import Checkpoint
+from merging.companions import carry_over
 from merging.errors import MergeError, MergeStopped
 from merging.header import dtype_of
 from merging.lazy import torch
 from merging.method import Group, Groups, Method, Outcome
 from merging.output import lay_out, write
 from merging.plan import Plan, plan
-from merging.publish import carry_over, published, target
+from merging.publish import published, target
 from merging.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def merge(
         metadata = {"mergescope": _version(), "recipe": text}
         placed = lay_out(folder, work.written, SHARD, metadata)
         (folder / "mergescope.yaml").write_text(text, encoding="utf-8")
-        carry_over(work.base, folder)
+        carry_over(work, folder)
         _copy(work, placed, stop)
         model = {name: progress.watched(groups_of(work.base, work.experts, name), name) for name in work.merged}
         for group, outcome in outcomes(method, values, model):
@@ -192,12 +193,13 @@ def _passes(method: Method, values: dict[str, Any], experts: int) -> int:
 
 
 def _copy(work: Plan, placed: dict[str, Any], stop: threading.Event | None) -> None:
-    for name in work.copied:
-        for start in range(0, work.base.entries[name].size, CHUNK):
+    owners = dict.fromkeys(work.copied, work.base) | {name: work.experts[index] for name, index in work.kept.items()}
+    for name, owner in owners.items():
+        for start in range(0, owner.entries[name].size, CHUNK):
             if stop and stop.is_set():
                 raise MergeStopped("Stopped. Nothing was written.")
-            values = work.base.read(name, start, min(start + CHUNK, work.base.entries[name].size))
-            write(placed[name], start, values)
+            values = owner.read(name, start, min(start + CHUNK, owner.entries[name].size))
+            write(placed[name], start, values.to(dtype_of(placed[name])))
 
 
 def _version() -> str:

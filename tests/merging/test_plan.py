@@ -39,10 +39,9 @@ def test_an_expert_of_another_precision_fits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensors", "sentence"),
     [
-        ({"a": torch.ones(2, 3)}, "It has no tensor `b`, so it is of another architecture than the base."),
         (
             {"c": torch.ones(1)},
-            "It has no tensor `a` and lacks 1 more, so it is of another architecture than the base.",
+            "It lacks 2 of the base model's 2 tensors, `a` among them, so it is of another architecture.",
         ),
         (two(a=torch.ones(3, 2)), "`a` is 3 × 2 in it and 2 × 3 in the base model."),
         (two(a=torch.tensor(1.0)), "`a` is a single number in it and 2 × 3 in the base model."),
@@ -60,23 +59,16 @@ def test_all_experts_that_do_not_fit_are_named_at_once(tmp_path: Path) -> None:
     base = opened(tmp_path / "base", two())
     good = opened(tmp_path / "good", two())
     wide = opened(tmp_path / "wide", two(b=torch.ones(4)))
-    other = opened(tmp_path / "other", {"a": torch.ones(2, 3)})
+    other = opened(tmp_path / "other", {"c": torch.ones(2, 3)})
 
     with pytest.raises(MergeError) as caught:
         plan(base, [good, wide, other])
 
     assert str(caught.value) == (
-        "wide: `b` is 4 in it and 3 in the base model.\n"
-        "other: It has no tensor `b`, so it is of another architecture than the base.\n"
-        "Remove these experts."
+        "wide: `b` is 4 in it and 3 in the base model. Remove this expert.\n"
+        "other: It lacks 2 of the base model's 2 tensors, `a` among them, so it is of another architecture. "
+        "Remove this expert."
     )
-
-
-def test_one_expert_that_does_not_fit_is_to_be_removed(tmp_path: Path) -> None:
-    base, wide = opened(tmp_path / "base", two()), opened(tmp_path / "wide", two(b=torch.ones(4)))
-
-    with pytest.raises(MergeError, match=r"\nRemove this expert\.$"):
-        plan(base, [wide])
 
 
 def test_every_tensor_has_a_fate(tmp_path: Path) -> None:
@@ -107,12 +99,12 @@ def test_tensors_are_planned_in_the_order_of_the_layers(tmp_path: Path) -> None:
     names = ["model.norm.weight", "model.layers.1.w", "model.embed_tokens.weight", "model.layers.0.w"]
     base = opened(tmp_path / "base", {name: torch.ones(1) for name in names})
 
-    assert plan(base, [base]).merged == (
+    assert list(plan(base, [base]).merged) == [
         "model.embed_tokens.weight",
         "model.layers.0.w",
         "model.layers.1.w",
         "model.norm.weight",
-    )
+    ]
 
 
 def test_a_head_stored_beside_its_tied_embedding_is_left_out(tmp_path: Path) -> None:
@@ -122,7 +114,7 @@ def test_a_head_stored_beside_its_tied_embedding_is_left_out(tmp_path: Path) -> 
 
     work = plan(base, [expert])
 
-    assert work.merged == ("model.embed_tokens.weight",)
+    assert work.merged == {"model.embed_tokens.weight": (0,)}
     assert work.dropped == {"lm_head.weight": "left out: the embedding is used in its place, as the config says"}
 
 
@@ -171,7 +163,7 @@ def with_head(folder: Path, head: torch.Tensor | None) -> Checkpoint:
 def test_a_stored_head_that_is_its_embedding_is_left_out(tmp_path: Path) -> None:
     models = [with_head(tmp_path / name, torch.arange(6.0).reshape(3, 2)) for name in ("base", "expert")]
 
-    assert plan(models[0], models[1:]).merged == (EMBED,)
+    assert plan(models[0], models[1:]).merged == {EMBED: (0,)}
 
 
 def test_a_stored_head_that_is_not_its_embedding_is_merged_whatever_the_config_says(tmp_path: Path) -> None:
