@@ -155,7 +155,7 @@ def _embedding(model: Checkpoint) -> str:
 def _sized(model: Checkpoint, base: Checkpoint, rows: int) -> tuple[Checkpoint, list[str]]:
     """The base with the number of rows in its config that will be written, and what is to be said of that."""
     stated, own = vocab_size(base.config), rows_of(base)
-    if not base.config or stated == rows or (stated is None and own == rows):
+    if not rows or not base.config or stated == rows or (stated is None and own == rows):
         return model, []
     words = f"{base.name}: Its config says {stated} rows of tokens and its embedding has {own}"
     note = (
