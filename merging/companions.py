@@ -16,7 +16,7 @@ from merging.tokens import ADDED, FILE
 from merging.vocabulary import Vocabulary
 
 CONFIG, GENERATION, SETTINGS = "config.json", "generation_config.json", "tokenizer_config.json"
-TEMPLATE = "chat_template.jinja"
+TEMPLATE, TEMPLATES = "chat_template.jinja", "additional_chat_templates"
 # By name in lower case. Code is never among them: a result loads with the classes of transformers.
 OF_TOKENIZER = (
     "tokenizer*",
@@ -43,6 +43,7 @@ def carry_over(work: Plan, folder: Path, out_dtype: str = "", chat_template: str
     try:
         _copy(base.folder, folder, OF_BASE)
         _copy(donor or base.folder, folder, OF_TOKENIZER)
+        _copy((donor or base.folder) / TEMPLATES, folder / TEMPLATES, ("*.jinja",))
         _write_json(folder / CONFIG, base.folder / CONFIG, config_of(work, out_dtype))
         _write_generation(work, folder)
         if work.vocabulary.added:
@@ -55,9 +56,10 @@ def carry_over(work: Plan, folder: Path, out_dtype: str = "", chat_template: str
 
 
 def _copy(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
-    for file in sorted(source.iterdir()):
+    for file in sorted(source.iterdir()) if source.is_dir() else ():
         kept = any(fnmatchcase(file.name.lower(), pattern) for pattern in patterns)
         if kept and file.suffix.lower() in SUFFIXES and file.is_file():
+            folder.mkdir(exist_ok=True)
             shutil.copyfile(file, folder / file.name)
 
 
@@ -88,8 +90,10 @@ def _special(work: Plan, name: str, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_generation(work: Plan, folder: Path) -> None:
-    origin = work.base.folder / GENERATION
-    if origin.is_file():
+    origin, donor = work.base.folder / GENERATION, work.vocabulary.home
+    if origin.is_file() and donor in (None, work.base.folder):
+        shutil.copyfile(origin, folder / GENERATION)
+    elif origin.is_file():
         content = read_json(origin)
         _write_json(folder / GENERATION, origin, content | _special(work, GENERATION, content))
 

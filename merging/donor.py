@@ -26,11 +26,19 @@ def vocabulary_of(base: Checkpoint, experts: list[Checkpoint], source: str = "")
             if model.adapter:
                 return Vocabulary(rows_of(base), home(base), base.name)
             return _of_model(model, source)
-    folder = Path(source).expanduser()
-    if not folder.is_dir():
+    folder = _folder(source)
+    if folder is None:
         known = ["base", "union", *(model.name for model in (base, *experts))]
         raise MergeError(f"There is no model `{source}` to take the tokenizer of. {nearest(source, known)}")
     return _of_folder(folder)
+
+
+def _folder(source: str) -> Path | None:
+    try:
+        folder = Path(source).expanduser()
+        return folder if folder.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # too long, `~name` of nobody, a NUL
+        return None
 
 
 def _is(model: Checkpoint, source: str) -> bool:
@@ -43,7 +51,7 @@ def _of_model(model: Checkpoint, source: str) -> Vocabulary:
     folder = home(model)
     if folder is None or read_tokens(folder) is None:
         raise MergeError(f"{source}, the `tokenizer_source`, has no tokenizer. Put its {FILE} into its folder.")
-    return Vocabulary(rows_of(model), folder, model.name)
+    return Vocabulary(rows_of(model), folder, model.name) if rows_of(model) else _of_folder(folder)
 
 
 def _of_folder(folder: Path) -> Vocabulary:

@@ -11,12 +11,11 @@ HEAD = "lm_head.weight"
 
 def misfit(base: Checkpoint, expert: Checkpoint) -> str:
     """Why the expert cannot be merged into this base, in a sentence or two; empty when it can."""
-    return mismatch(base, expert) or unmatched(base, expert)
+    return mismatch(base, expert, ties(base)) or unmatched(base, expert)
 
 
-def mismatch(base: Checkpoint, expert: Checkpoint) -> str:
-    """Which of the expert's tensors can never be merged into this base, in one sentence; empty when none."""
-    tied = ties(base)
+def mismatch(base: Checkpoint, expert: Checkpoint, tied: bool) -> str:
+    """Which of the expert's tensors can never be merged into a base whose head is tied or not; empty when none."""
     if tied and HEAD in expert.entries and not _repeats(expert):
         return f"Its `{HEAD}` is not its embedding, as it is in the base model, so it would be lost."
     names = [name for name, entry in base.entries.items() if entry.floating and not (tied and name == HEAD)]

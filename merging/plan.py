@@ -64,14 +64,14 @@ def plan(
     base: Checkpoint, experts: list[Checkpoint], *, extra_tensors: str = "drop", tokenizer_source: str = ""
 ) -> Plan:
     """The fate of every tensor; MergeError names everything that does not fit."""
-    _fitting(base, experts)
+    tied = ties(base)
+    _fitting(base, experts, tied)
     vocabulary = vocabulary_of(base, experts, tokenizer_source)
-    whole, notes = _with_heads(base, experts)
+    whole, notes = _with_heads(base, experts, tied)
     first, others, moved = matched(vocabulary, base, whole)
     first, wrong = _sized(first, base, vocabulary.rows)
     copied, dropped = {}, {}
     merged: dict[str, tuple[int, ...]] = {}
-    tied = ties(base)
     for name in in_order(list(first.entries)):
         has = tuple(index for index, expert in enumerate(others) if name in expert.entries)
         if tied and name == HEAD:
@@ -95,10 +95,10 @@ def _none(experts: list[Checkpoint]) -> str:
     return f"{experts[0].name} lacks" if len(experts) == 1 else "every expert lacks"
 
 
-def _fitting(base: Checkpoint, experts: list[Checkpoint]) -> None:
+def _fitting(base: Checkpoint, experts: list[Checkpoint], tied: bool) -> None:
     bad = []
     for expert in experts:
-        if problem := mismatch(base, expert):
+        if problem := mismatch(base, expert, tied):
             bad.append(f"{expert.name}: {problem} Remove this expert.")
         elif problem := unmatched(base, expert):
             bad.append(f"{expert.name}: {problem}")
@@ -127,9 +127,9 @@ def _extra(
     return kept
 
 
-def _with_heads(base: Checkpoint, experts: list[Checkpoint]) -> tuple[list[Checkpoint], list[str]]:
+def _with_heads(base: Checkpoint, experts: list[Checkpoint], tied: bool) -> tuple[list[Checkpoint], list[str]]:
     """The experts, those whose head is their embedding with that head as a tensor where the base's is one."""
-    if HEAD not in base.entries or ties(base):
+    if HEAD not in base.entries or tied:
         return experts, []
     whole, notes = [], []
     for expert in experts:

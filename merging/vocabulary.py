@@ -192,18 +192,26 @@ def match(vocabulary: Vocabulary, base: Checkpoint, model: Checkpoint) -> Match:
     return Match(model, torch.tensor(rows), lacking, left, padding)
 
 
-def told(found: Match, total: int, union: bool, base: str) -> str:
-    """What matching means for a model, in a sentence with its counts; empty where nothing is lost or made up."""
-    lacking, left = found.lacking, found.left
-    words = [f"{total - len(lacking):,} of the result's {total:,} tokens were found in it by their text"]
-    if lacking:
-        words.append(f"it lacks {_counted(lacking)}, for which {base} or the mean of those that have it stands in")
+def told(found: Match, base: Match, vocabulary: Vocabulary) -> str:
+    """What matching means for a model, in a sentence with its counts."""
+    total, left = len(vocabulary.tokens or ()), found.left
+    known = total - len(found.lacking)
+    words = [f"{known:,} of the result's {total:,} tokens {_was(known)} found in it by their text"]
+    new = set(base.lacking)
+    if theirs := [token for token in found.lacking if token not in new]:
+        words.append(f"it lacks {_counted(theirs)}, for which {base.model.name} stands in")
+    if nobodys := [token for token in found.lacking if token in new]:
+        words.append(f"it lacks {_counted(nobodys)}, for which the mean of the experts that have it stands in")
     if left:
         words.append(f"{_counted(left)} of its own {'are' if len(left) > 1 else 'is'} left out")
     if found.padding:
         words.append(f"{found.padding:,} rows of it that stand for no token are left out")
-    advice = " Set `tokenizer_source: union` to keep them." if left and not union else ""
+    advice = " Set `tokenizer_source: union` to keep them." if left else ""
     return f"{found.model.name}: {'; '.join(words)}.{advice}"
+
+
+def _was(count: int) -> str:
+    return "was" if count == 1 else "were"
 
 
 def _counted(tokens: list[str]) -> str:
@@ -220,8 +228,7 @@ def matched(
     own = match(vocabulary, base, base)
     found = [match(vocabulary, base, expert) for expert in experts]
     _all_somewhere(vocabulary, [own, *found])
-    union = bool(vocabulary.added)
-    warnings = [told(one, len(vocabulary.tokens or ()), union, base.name) for one in (own, *found) if not one.exact]
+    warnings = [told(one, own, vocabulary) for one in (own, *found) if not one.exact]
     moved = [_moved(one, own, found) for one in (own, *found)]
     return moved[0], moved[1:], warnings
 

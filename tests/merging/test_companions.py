@@ -213,11 +213,13 @@ def test_files_that_need_no_change_are_copied_byte_for_byte(llamas: Llamas, tmp_
     more = ("LICENSE", "NOTICE.txt", "license.md", "preprocessor_config.json", "merges.txt", "spiece.model", "a.jinja")
     for name in more:
         (base / name).write_text(f'{{"{name}": "\\r\\n"}}')
+    (base / "additional_chat_templates").mkdir()
+    (base / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}")
 
     out = written(plan(open_checkpoint(base), [open_checkpoint(base)]), tmp_path / "out")
 
-    names = {file.name for file in base.iterdir()}
-    assert names == {file.name for file in out.iterdir()}
+    names = {str(file.relative_to(base)) for file in base.rglob("*.*")} | {"LICENSE"}
+    assert names == {str(file.relative_to(out)) for file in out.rglob("*.*")} | {"LICENSE"}
     assert all((out / name).read_bytes() == (base / name).read_bytes() for name in names - {"model.safetensors"})
 
 
