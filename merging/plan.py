@@ -9,8 +9,9 @@ from merging.donor import vocabulary_of
 from merging.errors import MergeError
 from merging.fit import HEAD, misfit, mismatch, ties
 from merging.header import Entry
+from merging.matching import matched
 from merging.places import in_order
-from merging.vocabulary import Vocabulary, matched, rows_of, sized, unmatched, unread, vocab_size, worded
+from merging.vocabulary import Vocabulary, rows_of, sized, unmatched, unread, vocab_size, worded
 
 __all__ = ["HEAD", "Plan", "misfit", "plan"]
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merging.checkpoint import Checkpoint
-from merging.header import dtype_of
+from merging.errors import MergeError
+from merging.header import SIZES, dtype_of
 from merging.lazy import torch
 
 if TYPE_CHECKING:
@@ -26,21 +27,38 @@ class Source:
     rows: Tensor
 
     def fill(self, out: Tensor, first: int, wanted: Tensor) -> None:
-        """Put its rows into `out`, which starts at row `first` of the result, where they are wanted and there.
-
-        Rows that follow each other are read at once.
-        """
+        """Put its rows into `out`, which starts at row `first` of the result, where they are wanted and there."""
         rows = self.rows[first : first + len(out)]
         places = (wanted & (rows >= 0)).nonzero().flatten()
-        if not len(places):
-            return
-        from_rows, width = rows[places], out.shape[1]
-        follows = (from_rows.diff() == 1) & (places.diff() == 1)
-        bounds = [0, *((~follows).nonzero().flatten() + 1).tolist(), len(places)]
-        for start, stop in pairwise(bounds):
-            place, row, count = int(places[start]), int(from_rows[start]), stop - start
-            values = self.model.read(self.name, row * width, (row + count) * width)
-            out[place : place + count] = values.reshape(count, width)
+        if len(places):
+            out[places] = self._read(rows[places], out.shape[1]).to(out.dtype)
+
+    def _read(self, rows: Tensor, width: int) -> Tensor:
+        """These rows of the tensor; those that follow each other are read at once."""
+        ends = ((rows.diff() != 1).nonzero().flatten() + 1).tolist()
+        runs = [(int(rows[start]), stop - start) for start, stop in pairwise([0, *ends, len(rows)])]
+        if self.name not in self.model.made and len(runs) > 1:
+            return self._scattered(runs, len(rows), width)
+        parts = [self.model.read(self.name, row * width, (row + count) * width) for row, count in runs]
+        return torch.cat(parts).reshape(-1, width)
+
+    def _scattered(self, runs: list[tuple[int, int]], rows: int, width: int) -> Tensor:
+        """The rows of all runs from a file that is opened once; there can be as many runs as rows."""
+        entry = self.model.entries[self.name]
+        out = torch.empty(rows, width, dtype=dtype_of(entry))
+        view, size, at = memoryview(out.view(torch.uint8).numpy().data).cast("B"), width * SIZES[entry.dtype], 0
+        try:
+            with entry.file.open("rb", buffering=0) as file:
+                for row, count in runs:
+                    file.seek(entry.offset + row * size)
+                    end = at + count * size
+                    while at < end and (got := file.readinto(view[at:end])):
+                        at += got
+                    if at < end:
+                        raise MergeError(f"{entry.file} ended while `{self.name}` was read. Check the file.")
+        except OSError as error:
+            raise MergeError(f"{entry.file} could not be read ({error.strerror}). Check the file.") from error
+        return out
 
 
 @dataclass(frozen=True, eq=False)

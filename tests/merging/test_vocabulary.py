@@ -1,6 +1,7 @@
 """Rows of embeddings matched by the text of their tokens, whatever the tokenizer files look like."""
 
 import json
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -467,21 +468,36 @@ def test_any_run_of_a_gathered_tensor_is_read_as_it_is(
     assert torch.equal(values, expected.flatten()[start:stop])
 
 
-def test_rows_that_follow_each_other_are_read_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made, expected = gathered([3, 4, 5, -1, -1, 0, 1], torch.float32, tmp_path)
-    reads: list[tuple[int, int]] = []
-    read = Checkpoint.read
+class Told:
+    """A tensor made as it is read, that tells which runs were."""
 
-    def counted(self: Checkpoint, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        reads.append((start, stop or 0))
-        return read(self, name, start, stop)
+    def __init__(self, model: Checkpoint) -> None:
+        self.model, self.files, self.runs = model, {model.path}, list[tuple[int, int]]()
 
-    monkeypatch.setattr(Checkpoint, "read", counted)
+    def read(self, start: int, stop: int) -> Tensor:
+        self.runs.append((start, stop))
+        return self.model.read("w", start, stop)
 
-    values = made.read(0, 21)
 
-    assert torch.equal(values, expected.flatten())
-    assert reads == [(9, 18), (0, 6), (9, 15)]
+def test_rows_that_follow_each_other_are_read_at_once(tmp_path: Path) -> None:
+    rows = torch.randn(8, 3)
+    model = open_checkpoint(write_model(tmp_path, {"w": rows}))
+    made = Told(model)
+    source = Source(replace(model, made={"w": made}), "w", torch.tensor([3, 4, 5, -1, 0, 1, 6, 6]))
+
+    values = Gathered((3,), (source,), ()).read(0, 24)
+
+    assert torch.equal(values.reshape(8, 3)[[0, 1, 2, 4, 5, 6, 7]], rows[[3, 4, 5, 0, 1, 6, 6]])
+    assert made.runs == [(9, 18), (0, 6), (18, 21), (18, 21)]
+
+
+def test_a_file_that_ends_while_its_rows_are_gathered_is_named(tmp_path: Path) -> None:
+    made, _ = gathered([0, 2, 4, 6], torch.float32, tmp_path)
+    file = tmp_path / "expert" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-4])
+
+    with pytest.raises(MergeError, match=r"model\.safetensors ended while `w` was read"):
+        made.read(0, 12)
 
 
 def test_rows_of_several_precisions_are_read_in_full(tmp_path: Path) -> None:
