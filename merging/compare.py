@@ -95,6 +95,7 @@ def compare(
 ) -> Comparison:
     """Go once over the weights of the base and the experts, which must fit it; MergeStopped when asked to stop."""
     work = plan(base, experts)
+    base, experts = work.base, list(work.experts)
     sizes = [base.entries[name].size for name in work.merged]
     wanted = PROBE // (1 + len(experts))
     rate = min(1.0, wanted / sum(sizes))
@@ -113,7 +114,7 @@ def compare(
     return Comparison(
         base.name,
         tuple(expert.name for expert in experts),
-        work.merged,
+        tuple(work.merged),
         tuple(base.entries[name].shape for name in work.merged),
         measured[:, 0].sqrt(),
         measured[:, 1 : 1 + len(experts)].sqrt(),

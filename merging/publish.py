@@ -9,21 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from merging.checkpoint import Checkpoint
 from merging.errors import MergeError
-
-KEPT = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "chat_template*",
-    "*processor_config.json",
-)
 
 
 def target(out: str | Path, size: int) -> Path:
@@ -75,17 +61,3 @@ def published(out: Path) -> Iterator[Path]:
         for parent in created:
             with suppress(OSError):  # it holds the result, or another's work by now
                 parent.rmdir()
-
-
-def carry_over(base: Checkpoint, folder: Path) -> None:
-    """Copy the config, the tokenizer and its templates, so that the result loads as the base does."""
-    if not base.config:
-        return
-    for pattern in KEPT:
-        for file in base.folder.glob(pattern):
-            if file.is_file():
-                try:
-                    content = file.read_bytes()
-                except OSError as error:
-                    raise MergeError(f"{file} could not be read ({error.strerror}). Check the file.") from error
-                (folder / file.name).write_bytes(content)
