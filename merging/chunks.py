@@ -14,7 +14,9 @@ from merging.method import Blend, Method, ModelCoefficients, Outcome, TaskCoeffi
 if TYPE_CHECKING:
     from torch import Tensor
 
-Writer = Callable[[Group, Bits], bool]  # writes the merge of a chunk as bits; whether it and what it came from are finite
+Writer = Callable[
+    [Group, Bits], bool
+]  # writes the merge of a chunk as bits; whether it and what it came from are finite
 
 
 def writer(method: Method, survey: Any, values: dict[str, Any], like: Group) -> Writer:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from merging.checkpoint import Checkpoint
 from merging.errors import MergeStopped
-from merging.lazy import torch
 from merging.groups import TILE, Group
+from merging.lazy import torch
 from merging.memory import outcomes
 from merging.method import Blend, Method
 from merging.plan import plan

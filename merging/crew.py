@@ -68,11 +68,11 @@ class _Shared:
     def drain(self, work: Callable[[Item], None]) -> None:
         nothing = object()
         while not self.over and not (self.stop and self.stop.is_set()):
-            with self.lock:
-                piece = next(self.pieces, nothing)
-            if piece is nothing:
-                return
             try:
+                with self.lock:
+                    piece = next(self.pieces, nothing)
+                if piece is nothing:
+                    return
                 work(piece)  # type: ignore[arg-type]
             except BaseException as error:  # raised again where the work was asked for
                 self.error = self.error or error

@@ -5,38 +5,30 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from merging import kernels
-from merging.chunks import writer
 from merging.companions import carry_over
-from merging.crew import Crew, crew
+from merging.crew import crew
 from merging.errors import MergeError
-from merging.groups import Group, Groups
-from merging.header import FLOATS, Entry, dtype_of
-from merging.lazy import torch
+from merging.header import FLOATS, Entry
 from merging.memory import merge_groups as merge_groups
-from merging.method import Method
 from merging.output import Output, examine, lay_out
 from merging.plan import Plan
 from merging.preflight import check
-from merging.progress import Progress
+from merging.progress import Clock
 from merging.progress import Step as Step
 from merging.provenance import STORY, mark_of, provenance
 from merging.publish import target
 from merging.recipe import Recipe
-from merging.settings import Settings, depths
+from merging.run import Run
 from merging.sizes import in_bytes
-from merging.stream import Span, Stream, fitting, spans
+from merging.stream import fitting
 from merging.vectors import NotFiniteError
-from merging.workplace import Workplace, workplace
+from merging.workplace import workplace
 
 SHARD = 5 << 30  # bytes of one output file, as Hugging Face writes them
 MEMORY = 1 << 30  # bytes that a merge may work in
@@ -70,10 +62,10 @@ def merge(
 ) -> Report:
     """Run the recipe and write a model folder; blocking.
 
-    Nothing is at `out` until all of it is. A merge that fails or is stopped (MergeStopped) leaves it as it was; the next
-    merge of the same recipe to the same place goes on from the tensors that were finished. Raises MergeError with every
-    problem there is before any weight is read. `memory` is what it may work in, in bytes or as "1GB", beside the program
-    itself. `on_step` may be called by any thread, one at a time.
+    Nothing is at `out` until all of it is. A merge that fails or is stopped (MergeStopped) leaves it as it was; the
+    next merge of the same recipe to the same place goes on from the tensors that were finished. Raises MergeError with
+    every problem there is before any weight is read. `memory` is what it may work in, in bytes or as "1GB", beside the
+    program itself. `on_step` may be called by any thread, one at a time.
     """
     clock = Clock()
     found = check(recipe, out, in_bytes(memory or MEMORY), workers)

@@ -29,12 +29,11 @@ class Group:
 
     def __init__(self, name: str, base: Tensor, experts: Tensor, start: int = 0, matrix: bool = True) -> None:
         rows = torch.cat([base.reshape(1, -1).float(), experts.reshape(len(experts), -1).float()]).contiguous()
-        self._fill(name, rows.numpy().view(np.uint32), start, matrix)
-        self.shape = tuple(base.shape)
+        self._fill(name, rows.numpy().view(np.uint32), start, matrix, tuple(base.shape))
 
-    def _fill(self, name: str, bits: Bits, start: int, matrix: bool) -> None:
+    def _fill(self, name: str, bits: Bits, start: int, matrix: bool, shape: tuple[int, ...]) -> None:
         self.name, self.bits, self.start, self.matrix = name, bits, start, matrix  # start: in the tensor, laid flat
-        self.shape: tuple[int, ...] = (bits.shape[1],)
+        self.shape = shape
         self.which = tuple(range(len(bits) - 1))  # of the recipe's experts, where not all of them have the tensor
         self.weight = torch.ones(len(bits) - 1)  # (experts)
         self.device = "cpu"
@@ -43,7 +42,7 @@ class Group:
     def of_bits(cls, name: str, bits: Bits, start: int = 0, matrix: bool = True) -> Group:
         """A run of a tensor's entries, laid flat, as they are stored."""
         group = cls.__new__(cls)
-        group._fill(name, bits, start, matrix)
+        group._fill(name, bits, start, matrix, (bits.shape[1],))
         return group
 
     @property
@@ -64,7 +63,7 @@ class Group:
     @cached_property
     def experts(self) -> Tensor:
         """The experts' entries, (experts, *shape)."""
-        return self._lifted(self.bits[1:]).reshape(-1, *self.shape)
+        return self._lifted(self.bits[1:]).reshape(len(self.bits) - 1, *self.shape)
 
     @property
     def tau(self) -> Tensor:

@@ -70,7 +70,7 @@ def _weighted_sum(weights: Tensor, tensors: Tensor) -> Tensor:
 
 
 Outcome = TaskCoefficients | ModelCoefficients | Blend
-# Writes the merge of a chunk as bits, given its survey and values: whether it is finite, or None where it cannot be used.
+# Writes the merge of a chunk as bits, by its survey and values: whether it is finite; or None where it cannot be used.
 Fused = Callable[[Group, Any, dict[str, Any], Bits], bool | None]
 
 

@@ -89,11 +89,11 @@ class Output:
         self._put(self.numbers[entry.file], data, entry.offset + start * SIZES[entry.dtype])
         digest(data, SIZES[entry.dtype], self.digests[name], start)
         with self.lock:
-            self.left[name] -= len(values)
+            self.left[name] -= values.nbytes // SIZES[entry.dtype]
             return self.left[name] == 0
 
     def _put(self, number: int, data: Bits, offset: int) -> None:
-        view = memoryview(data)
+        view = memoryview(data.data)
         if hasattr(os, "pwrite"):
             while view:
                 count = os.pwrite(number, view, offset)
@@ -106,17 +106,6 @@ class Output:
 
     def checksum(self, name: str) -> str:
         return checksum(self.digests[name])
-
-    def read_again(self, name: str) -> str:
-        """The checksum of what the file holds now."""
-        entry, size = self.placed[name], SIZES[self.placed[name].dtype]
-        digests = np.zeros(tiles(entry.size), np.uint64)
-        with entry.file.open("rb") as stream:
-            stream.seek(entry.offset)
-            for start in range(0, entry.size, TILE):
-                data = stream.read(min(TILE, entry.size - start) * size)
-                digest(np.frombuffer(data, np.uint8), size, digests, start)
-        return checksum(digests)
 
     def settle(self) -> None:
         """Have all of it on the disk."""
@@ -140,12 +129,23 @@ def tiles(size: int) -> int:
 def digest(data: Bits, size: int, into: Bits, start: int) -> None:
     """The digests of the tiles in data whose entries have `size` bytes, the first of them entry number `start`."""
     for at in range(0, len(data), TILE * size):
-        into[(start + at // size) // TILE] = xxhash.xxh3_64_intdigest(data[at : at + TILE * size])
+        into[(start + at // size) // TILE] = xxhash.xxh3_64_intdigest(data[at : at + TILE * size].data)
 
 
 def checksum(digests: Bits) -> str:
     """A tensor's checksum: XXH3 of the XXH3 of each of its tiles of 2^17 entries, which may be taken in any order."""
     return f"xxh3:{xxhash.xxh3_64_hexdigest(digests.astype('<u8').tobytes())}"
+
+
+def stored_checksum(entry: Entry) -> str:
+    """The checksum of what a file holds now."""
+    size, digests = SIZES[entry.dtype], np.zeros(tiles(entry.size), np.uint64)
+    with entry.file.open("rb", buffering=0) as stream:
+        stream.seek(entry.offset)
+        for start in range(0, entry.size, TILE):
+            data = stream.read(min(TILE, entry.size - start) * size)
+            digest(np.frombuffer(data, np.uint8), size, digests, start)
+    return checksum(digests)
 
 
 def examine(placed: dict[str, Entry]) -> None:

@@ -31,7 +31,7 @@ def _told(model: Checkpoint, hash_inputs: bool) -> dict[str, Any]:
 
 
 def mark_of(story: dict[str, Any], work: Plan, limit: int) -> str:
-    """What tells one merge from another: by what it makes, and by the files that it reads and when they were changed."""
+    """What tells one merge from another: what it makes, the files that it reads, and when they were changed."""
     stamps = [model.stamp for model in (work.base, *work.experts)]
     text = json.dumps([story, stamps, work.fates, limit], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -15,7 +15,7 @@ from merging.groups import Group, Groups
 from merging.header import Entry, dtype_of
 from merging.lazy import torch
 from merging.method import Method
-from merging.output import Output
+from merging.output import Output, stored_checksum
 from merging.plan import Plan
 from merging.progress import Clock, Progress, Step
 from merging.settings import Settings, depths
@@ -54,7 +54,7 @@ class Run:
     def _intact(self, name: str) -> bool:
         """Whether an earlier run finished the tensor, and it is still what it was."""
         known = self.made_in.finished.get(name)
-        return known is not None and known == self.output.read_again(name)
+        return known is not None and known == stored_checksum(self.output.placed[name])
 
     def _values(self, name: str) -> dict[str, Any]:
         """The parameters for a tensor by argument name, of the experts that have it."""

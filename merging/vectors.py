@@ -63,14 +63,13 @@ def magnitudes(group: Group) -> Tensor:
     return group.tau.abs()
 
 
-def order_statistics(
-    groups: Groups, values: Callable[[Group], Tensor], ranks: Ranks
-) -> Tensor:
+def order_statistics(groups: Groups, values: Callable[[Group], Tensor], ranks: Ranks) -> Tensor:
     """For each expert, the values of the ranks wanted, (experts, ranks).
 
-    `values` of all groups are ranked together, ascending and counted from 0; `ranks` is asked for the ranks wanted, with
-    the number of an expert's entries and the expert's number. Exact, in two passes and constant memory: the order of float32 numbers is that of their bits, so a histogram
-    of the upper 16 bits finds the bin of a rank, and one of the lower 16 bits inside that bin finds the number.
+    `values` of all groups are ranked together, ascending and counted from 0; `ranks` is asked for the ranks wanted, by
+    the number of an expert's entries and the number of the expert. Exact, in two passes and constant memory: the order
+    of float32 numbers is that of their bits, so a histogram of the upper 16 bits finds the bin of a rank, and one of
+    the lower 16 bits inside that bin finds the number.
     """
     if groups.entries <= FEW:
         return _sorted(groups, values, ranks)

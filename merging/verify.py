@@ -12,7 +12,7 @@ from merging.checkpoint import Checkpoint, open_checkpoint
 from merging.crew import Crew
 from merging.errors import MergeError
 from merging.header import read_json
-from merging.output import Output
+from merging.output import stored_checksum
 from merging.progress import Step
 from merging.provenance import STORY
 
@@ -42,7 +42,8 @@ def verify(
     model = open_checkpoint(folder)
     problems = [f"`{name}` is missing." for name in known if name not in model.entries]
     problems += [f"`{name}` was not written by the merge." for name in model.entries if name not in known]
-    problems += _changed(model, {name: sum_ for name, sum_ in known.items() if name in model.entries}, on_step, stop, workers)
+    there = {name: checksum for name, checksum in known.items() if name in model.entries}
+    problems += _changed(model, there, on_step, stop, workers)
     return Verified(len(model.entries), model.bytes, problems)
 
 
@@ -53,10 +54,11 @@ def _changed(
     stop: threading.Event | None,
     workers: int | None,
 ) -> list[str]:
-    output, found, lock = Output(model.entries, writable=False), dict[str, str](), threading.Lock()
+    found: dict[str, str] = {}
+    lock = threading.Lock()
 
     def look(name: str) -> None:
-        checksum = output.read_again(name)
+        checksum = stored_checksum(model.entries[name])
         with lock:
             found[name] = checksum
             if on_step:

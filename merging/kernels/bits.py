@@ -22,7 +22,7 @@ I32, F32 = ir.IntType(32), ir.FloatType()
 
 
 def _cache() -> str:
-    """Where compiled kernels are kept: apart for each state of the sources, since numba sees changes in one file only."""
+    """Where compiled kernels are kept: apart for each state of the sources, of which numba watches one file only."""
     here = Path(__file__).parent
     state = sha256(b"".join(file.read_bytes() for file in sorted(here.glob("*.py")))).hexdigest()[:16]
     home = here / "__pycache__" if os.access(here, os.W_OK) else Path.home() / ".cache" / "mergescope"

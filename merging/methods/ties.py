@@ -26,7 +26,7 @@ Merge = Annotated[
 
 Variant = Annotated[
     Literal["release", "mergekit"],
-    Param("Variant", "The authors' code, or mergekit's reading: one entry less is kept, and a draw counts as positive."),
+    Param("Variant", "The authors' code, or mergekit's reading: one entry less is kept, and draws are positive."),
 ]
 
 
