@@ -87,18 +87,18 @@ def merge(
         stack.callback(run.stream.files.close)
         try:
             run.all(clock)
-        except NotFiniteError:
+        except NotFiniteError as error:
             made_in.spoiled = True
-            raise run.blame() from None
+            raise run.blame(error.name) from None
         if fsync:
             output.settle()
         clock.lap("settle")
         examine(output.placed)
         carry_over(work, made_in.folder, recipe.out_dtype, recipe.chat_template)
-        _tell(made_in.folder, recipe.to_yaml(place), story, work, made_in.finished)
+        sums = {name: made_in.finished[name] for name in output.placed}
+        _tell(made_in.folder, recipe.to_yaml(place), story, work, sums)
         run.progress.finish()
         clock.lap("verify")
-    sums = {name: made_in.finished[name] for name in output.placed}
     return Report(place, sum(e.bytes for e in entries), clock.total, work.fates, clock.laps, found.warnings, sums)
 
 

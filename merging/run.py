@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from merging import kernels
+from merging.checkpoint import Checkpoint
 from merging.chunks import Writer, writer
 from merging.crew import Crew
 from merging.errors import MergeError
@@ -106,7 +107,7 @@ class Run:
         group, entry = self.stream.read(span), self.output.placed[span.name]
         out = kernels.scratch("out", (group.size,), np.uint16 if entry.dtype == "BF16" else np.uint32)
         if not write(group, out):
-            raise NotFiniteError
+            raise NotFiniteError(span.name)
         self._put(span.name, span.start, out if entry.dtype in ("BF16", "F32") else _converted(out, entry))
 
     def _copy(self, name: str) -> None:
@@ -124,24 +125,28 @@ class Run:
         if self.output.write(name, start, values):
             self.made_in.finish(name, self.output.checksum(name))
 
-    def blame(self) -> MergeError:
-        """What to say when some number turned out not to be finite: which one it is."""
-        for name, which in self.work.merged.items():
-            models = [self.work.base, *(self.work.experts[index] for index in which)]
-            for model in models if self.method.needs_base else models[1:]:
-                for span in self.stream.spans(name):
-                    if not model.read(name, span.start, span.stop).float().isfinite().all():
-                        words = f"`{name}` of {model.name} holds NaN or infinity."
+    def blame(self, name: str) -> MergeError:
+        """What to say when a number of that tensor, or of any, turned out not to be finite: which one it is."""
+        for suspect in [name] if name else self.work.merged:
+            for model in self._read(suspect):
+                for span in self.stream.spans(suspect):
+                    if not model.read(suspect, span.start, span.stop).float().isfinite().all():
+                        words = f"`{suspect}` of {model.name} holds NaN or infinity."
                         return MergeError(f"{words} A merge would spread it; choose another model.")
-        dtypes = {entry.dtype for entry in self.output.placed.values() if entry.floating}
-        return MergeError(f"The merge has numbers too large for {' and '.join(sorted(dtypes))}. Lower the scaling.")
+        dtype = self.output.placed[name].dtype if name else "float32"
+        return MergeError(f"The merged `{name}` is too large for {dtype}. Lower the scaling.")
+
+    def _read(self, name: str) -> list[Checkpoint]:
+        """The models that a merge of the tensor reads."""
+        experts = [self.work.experts[index] for index in self.work.merged[name]]
+        return [self.work.base, *experts] if self.method.needs_base else experts
 
 
 def _converted(out: Any, entry: Entry) -> Any:
     """float32 in another dtype of the result; NotFiniteError when it does not fit."""
     values = torch.from_numpy(out.view(np.float32)).to(dtype_of(entry))
     if not values.isfinite().all():
-        raise NotFiniteError
+        raise NotFiniteError(entry.name)
     return values.view(torch.uint8).numpy()
 
 

@@ -23,6 +23,7 @@ from merging.plan import Plan
 if TYPE_CHECKING:
     from torch import Tensor
 
+TILES = 1  # of a chunk: more fall out of the processor's cache
 HISTOGRAMS = 2 * (1 << 16) * 8  # bytes that a survey counts in, of each expert and worker
 
 
@@ -48,9 +49,9 @@ def memory_of(workers: int, models: int, chunk: int) -> int:
 def fitting(memory: int, workers: int, models: int) -> tuple[int, int]:
     """Workers and entries of a chunk that fit the memory; MergeError when not even one worker fits."""
     for count in range(workers, 0, -1):
-        if memory_of(count, models, TILE) <= memory:
-            return count, TILE
-    least = memory_of(1, models, TILE) / 1e6
+        if memory_of(count, models, TILES * TILE) <= memory:
+            return count, TILES * TILE
+    least = memory_of(1, models, TILES * TILE) / 1e6
     raise MergeError(f"A merge of {models} models needs {least:.0f} MB of memory to work in. Allow it that much.")
 
 

@@ -24,7 +24,11 @@ FIRST, LAST = 0x0080, 0xFF80  # the bins of finite numbers begin here and end be
 
 
 class NotFiniteError(Exception):
-    """Some number among those measured is infinite or not a number; the engine finds out which and says so."""
+    """Some number is infinite or not a number, in the tensor of that name or anywhere; the engine finds out which."""
+
+    def __init__(self, name: str = "") -> None:
+        super().__init__(name)
+        self.name = name
 
 
 def total(rows: Tensor) -> Tensor:

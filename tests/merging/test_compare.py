@@ -28,7 +28,7 @@ def table(name: str, scope: str | None, comparison: Comparison, weights: Tensor)
 
 
 def test_norms_and_zeros_are_those_of_the_task_vectors(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "CHUNK", 5)
+    monkeypatch.setattr(compare, "TILE", 5)
     base, experts = opened(*family(dtype=torch.bfloat16))
 
     found = compare.compare(base, experts)

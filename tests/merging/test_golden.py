@@ -40,7 +40,7 @@ def settings(case: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
-def test_the_authors_result_is_ours(case: dict[str, Any]) -> None:
+def test_the_authors_result_is_ours(case: dict[str, Any], both_paths: str) -> None:
     tensors = load_file(GOLDEN / case["file"])
     names = [name.removeprefix("base.") for name in tensors if name.startswith("base.")]
     groups = [
