@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from merging.engine import Step
 
-BAR = "{desc} {percentage:3.0f}%|{bar:30}| {n_fmt}/{total_fmt} {rate_fmt} {remaining} {postfix}"
+BAR = "{desc} {percentage:3.0f}%|{bar:30}| {n_fmt}/{total_fmt} {rate_fmt} {remaining}{postfix}"
 
 
 @contextmanager
