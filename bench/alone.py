@@ -41,6 +41,7 @@ def run(recipe_file: Path, out: Path, repeat: int, reads_base: bool) -> dict[str
         shutil.rmtree(out)
         runs["floor"].append(timed(lambda: floor.floor(inputs, size, out.parent)))
         runs["merge"].append(timed(lambda: merge(recipe, out, fsync=False)))
+        _verified(out)
         shutil.rmtree(out)
         runs["fsync"].append(timed(lambda: merge(recipe, out, fsync=True)))
         runs["verify"].append(timed(lambda: _verified(out)))

@@ -17,74 +17,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import peer
-from cases import CASES, ROOT, Case, models, write_recipe
+from cases import CASES, Case
 from family import family
-from floor import warm
-from processes import Run, median, process, spread
+from measure import Bench, Measured, measure
+from processes import Run, median, seconds, spread
 from shapes import SIZES
 from tables import machine, table
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Where to measure, and how often."""
-
-    family: Path
-    experts: int
-    repeat: int
-    work: Path
-
-    def alone(self, case: Case) -> dict[str, list[Run]]:
-        """Merges in a warm process, and the floor in turn with them."""
-        recipe = write_recipe(case, self.family, self.experts, self.work / "recipe.yaml")
-        told = self.work / "alone.json"
-        command = [sys.executable, str(ROOT / "bench" / "alone.py"), str(recipe), str(self.work / "out")]
-        process([*command, f"--repeat={self.repeat}", *([] if case.reads_base else ["--no-base"])], told)
-        shutil.rmtree(self.work / "out")
-        return {what: [Run(**run) for run in runs] for what, runs in json.loads(told.read_text()).items()}
-
-    def whole(self, case: Case) -> Run:
-        """One merge from the command line."""
-        recipe = write_recipe(case, self.family, self.experts, self.work / "recipe.yaml")
-        options = ["--quiet", "--no-fsync"]
-        return self._run([sys.executable, "-m", "merging", "merge", str(recipe), str(self.work / "out"), *options])
-
-    def peer(self, environment: Path, method: str) -> Run:
-        """One merge by mergekit."""
-        out = self.work / "out"
-        return self._run(peer.command(environment, method, self.family, self.experts, out), peer.OFFLINE)
-
-    def _run(self, command: list[str], environment: dict[str, str] | None = None) -> Run:
-        warm(models(self.family, self.experts))
-        run = process(command, self.work / "log.txt", {"PYTHONPATH": str(ROOT), **(environment or {})})
-        assert list((self.work / "out").glob("*.safetensors")), "nothing was written"
-        shutil.rmtree(self.work / "out")
-        return run
-
-
-Measured = dict[str, list[Run]]
-
-
-def measure(bench: Bench, case: Case, environment: Path | None, known: dict[str, list[Run]]) -> Measured:
-    """All runs of one case. mergekit's are kept in `known`, since several cases are compared with the same."""
-    runs = bench.alone(case)
-    runs["whole"], runs["peer"] = [], []
-    compared = environment if case.peer and case.peer not in known else None
-    for _ in range(bench.repeat):
-        runs["whole"].append(bench.whole(case))
-        if compared:
-            runs["peer"].append(bench.peer(compared, case.peer))
-    if compared:
-        known[case.peer] = runs["peer"]
-    runs["peer"] = known.get(case.peer, [])
-    return runs
 
 
 def row(case: Case, runs: Measured) -> dict[str, str]:
@@ -93,16 +37,16 @@ def row(case: Case, runs: Measured) -> dict[str, str]:
     return {
         "method": case.label,
         "merge": spread(runs["merge"]),
-        "CPU": f"{median(runs['merge'], 'cpu'):.2f}",
+        "CPU": seconds(median(runs["merge"], "cpu")),
         "floor": spread(runs["floor"]),
         "÷ floor": f"{merge / median(runs['floor']):.2f}",
-        "+ fsync": f"{max(median(runs['fsync']) - merge, 0):.2f}",
-        "+ verify": f"{median(runs['verify']):.2f}",
+        "+ fsync": seconds(max(median(runs["fsync"]) - merge, 0)),
+        "+ verify": seconds(median(runs["verify"])),
         "process": spread(runs["whole"]),
-        "process CPU": f"{median(runs['whole'], 'cpu'):.2f}",
+        "process CPU": seconds(median(runs["whole"], "cpu")),
         "peak MB": f"{median(runs['whole'], 'peak') / 1e6:.0f}",
         "mergekit": spread(other) if other else "–",
-        "its CPU": f"{median(other, 'cpu'):.1f}" if other else "–",
+        "its CPU": seconds(median(other, "cpu")) if other else "–",
         "its peak MB": f"{median(other, 'peak') / 1e6:.0f}" if other else "–",
         "times faster": f"{median(other) / whole:.1f}" if other else "–",
     }
@@ -118,7 +62,7 @@ def chosen(words: list[str]) -> list[Case]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", type=Path, required=True, help="its folder, written when it is not there")
-    parser.add_argument("--size", choices=SIZES, default="0.5b", help="of a family that is to be written")
+    parser.add_argument("--size", choices=SIZES, help="of a family that is to be written (0.5b)")
     parser.add_argument("--experts", type=int, default=3)
     parser.add_argument("--peer", type=Path, help="an environment that has mergekit")
     parser.add_argument("--repeat", type=int, default=3)
@@ -129,8 +73,7 @@ def main() -> None:
     cases = chosen(options.methods)
     if options.peer:
         peer.program(options.peer)
-    if not (options.family / "family.json").is_file():
-        family(options.family, options.size, options.experts)
+    family(options.family, options.size, options.experts)
     known: dict[str, list[Run]] = {}
     runs: dict[str, Measured] = {}
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=options.family) as work:

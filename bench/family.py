@@ -30,10 +30,11 @@ STILL = 0.6  # share of the embedding's rows that a fine-tune never touches
 MARK = "family.json"  # written when all is there
 
 
-def family(folder: Path, size: str = "0.5b", experts: int = 3, seed: int = 0) -> Path:
+def family(folder: Path, size: str | None = None, experts: int = 3, seed: int = 0) -> Path:
     """The folder with a family of at least that many experts, written if it is not there yet."""
-    told = {"size": size, "seed": seed, "dtype": "bf16"}
     known = _known(folder)
+    size = size or known.get("size", "0.5b")
+    told = {"size": size, "seed": seed, "dtype": "bf16"}
     if differ := [key for key, value in told.items() if known and known[key] != value]:
         raise SystemExit(f"{folder} holds a family of another {differ[0]}: {known[differ[0]]}. Name another folder.")
     there = known.get("experts", 0)

@@ -42,5 +42,10 @@ def median(runs: list[Run], what: str = "wall") -> float:
 def spread(runs: list[Run]) -> str:
     """The median wall time, and the extremes where there are several."""
     walls = [run.wall for run in runs]
-    middle = f"{statistics.median(walls):.2f}"
-    return middle if len(walls) == 1 else f"{middle} ({min(walls):.2f}–{max(walls):.2f})"
+    middle = seconds(statistics.median(walls))
+    return middle if len(walls) == 1 else f"{middle} ({seconds(min(walls))}–{seconds(max(walls))})"
+
+
+def seconds(number: float) -> str:
+    """A time with as many digits as mean something."""
+    return f"{number:.{3 if number < 1 else 2 if number < 10 else 1}f}"
