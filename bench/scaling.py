@@ -1,8 +1,8 @@
 """How cost and memory grow with parameters and with experts: python bench/scaling.py FAMILIES --json scaling.json
 
 FAMILIES is a folder of families by size, FAMILIES/0.5b and so on; those that are not there are written. Prints tables
-in Markdown and draws the picture. Each cell has the seconds of the merge alone and the peak memory of the whole process,
-medians both. Points that the JSON file has already are not measured again, so a run that was cut short goes on.
+in Markdown and draws the picture. Each cell has the seconds of the merge alone and the peak memory of the process, both
+medians. Points that the JSON file has already are not measured again, so a run that was cut short goes on.
 """
 
 from __future__ import annotations
