@@ -41,5 +41,5 @@ def told(found: Preflight) -> list[str]:
     if found.plan:
         lines += [f"  {line}" for line in fates_in_words(found.fates)]
         reads = f"It reads {in_words(found.bytes_in)} and writes {in_words(found.bytes_out)}"
-        lines += [f"{reads}, with about {in_words(found.memory)} of memory, in about {found.seconds:.0f} s."]
+        lines += [f"{reads}, with about {in_words(found.memory)} of memory, in about {max(found.seconds, 1):.0f} s."]
     return lines
