@@ -1,18 +1,28 @@
-"""Sizes in bytes, as people write them."""
+"""Sizes as people write them: `1GB` into bytes, and bytes into words."""
 
 from __future__ import annotations
 
+import math
 import re
 
 from merging.errors import MergeError
 
-UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
-UNITS |= {"kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30, "tib": 1 << 40}
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 
 def in_bytes(size: int | str) -> int:
-    """The number of bytes that 500000, "1GB" or "512 MiB" is; MergeError when it is none."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(size).lower())
-    if not found or found[2] not in UNITS or not (number := int(float(found[1]) * UNITS[found[2]])):
-        raise MergeError(f"{size!r} is no size. Write a number of bytes, or one with a unit, such as 500MB or 1GB.")
-    return number
+    """The number of bytes that `500MB`, `1.5 GiB` or a plain number says."""
+    found = re.fullmatch(r"(\d+(?:\.\d*)?)\s*([kmgt]?i?)b?", str(size).strip().lower())
+    number = float(found[1]) * UNITS.get(found[2], 0) if found else 0
+    if not 1 <= number < math.inf:
+        raise MergeError(f"`{size}` is not a size. Write it as 1GB, 500MB or a number of bytes.")
+    return int(number)
+
+
+def in_words(size: float) -> str:
+    """Bytes with a unit that suits them: `37.8 MB`."""
+    for unit in ("bytes", "kB", "MB"):
+        if size < 999.5:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB" if size < 10 else f"{size:.1f} GB"
