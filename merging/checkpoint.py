@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from merging.errors import MergeError
 from merging.header import FLOATS, INDEX, SIZES, Entry, dtype_of, read_header, read_json
 from merging.lazy import torch
+from merging.references import HUB_NAME
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -140,7 +141,10 @@ def _found(path: str | Path) -> Path:
     except (OSError, RuntimeError):  # too long a name, a folder that may not be entered, a `~name` that is nobody's
         there = False
     if not there:
-        raise MergeError(f"There is no file or folder `{path}`. Check the path.")
+        hub = (
+            " If it names a model of the Hub, download it and name its folder." if HUB_NAME.fullmatch(str(path)) else ""
+        )
+        raise MergeError(f"There is no file or folder `{path}`. Check the path.{hub}")
     return Path(path)
 
 

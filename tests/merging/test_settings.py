@@ -156,8 +156,9 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(MergeError) as caught:
         settings("ties", [1, 400], "x", own=({"k": 1}, {"density": 5}), density=[2, 0.5, 3], scaling={}, ratio=1)
 
+    known = ", ".join(param.key for param in METHODS["ties"].params.values() if not param.per_expert)
     assert str(caught.value).splitlines() == [
-        "TIES-Merging has no parameter `ratio`. Known are density, sign, lambda, merge, scope.",
+        f"TIES-Merging has no parameter `ratio`. Known are {known}.",
         "TIES-Merging has no parameter `k` for single experts. Known are density, weight.",
         "Density ρ must be between 0.01 and 1, but it is 2.",
         "Density ρ must be between 0.01 and 1, but it is 3.",
