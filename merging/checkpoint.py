@@ -14,6 +14,7 @@ from merging.indices import compared
 from merging.lazy import torch
 from merging.pickles import read_pickle
 from merging.quantised import refuse_quantised
+from merging.references import HUB_NAME
 from merging.sources import PICKLES, source_of
 
 if TYPE_CHECKING:
@@ -172,7 +173,10 @@ def _found(path: str | Path) -> Path:
     except (OSError, RuntimeError, ValueError):  # too long, a folder not to be entered, a `~name` of nobody, a NUL
         there = False
     if not there:
-        raise MergeError(f"There is no file or folder `{path}`. Check the path.")
+        hub = (
+            " If it names a model of the Hub, download it and name its folder." if HUB_NAME.fullmatch(str(path)) else ""
+        )
+        raise MergeError(f"There is no file or folder `{path}`. Check the path.{hub}")
     path = Path(path)
     return path.parent if path.name.endswith(".index.json") else path  # an index stands for the folder
 

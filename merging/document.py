@@ -91,7 +91,8 @@ def _bounded(events: Iterator[Any]) -> None:
         elif isinstance(event, yaml.ScalarEvent | yaml.AliasEvent | yaml.CollectionEndEvent):
             anchor, size = open_nodes.pop() if isinstance(event, yaml.CollectionEndEvent) else (event.anchor, 1)
             if isinstance(event, yaml.AliasEvent):
-                size = sizes.get(str(anchor), NODE_LIMIT)  # one that stands for what it is in has no end
+                endless = anchor in [opened for opened, _ in open_nodes]  # it stands for what it is in
+                size = NODE_LIMIT if endless else sizes.get(str(anchor), 1)
             elif anchor:
                 sizes[anchor] = size
             if open_nodes:

@@ -69,11 +69,13 @@ def translated(content: dict[Any, Any], folder: Path, notes: Notes) -> dict[str,
     if method == "linear" and base and not content.get("slices") and base not in [model["model"] for model in known]:
         known.append({"model": base, "parameters": {}})  # as mergekit does
     _check(known, base, shared, notes)
+    if notes.problems and not known:
+        raise MergeError("\n".join(dict.fromkeys(notes.problems)))
     return {
         "mergescope": 1,
         "merge_method": method,
         "base_model": base and str(base),
-        "models": [model | {"model": str(model["model"])} for model in known] or content.get("models"),
+        "models": [model | {"model": str(model["model"])} for model in known],
         "parameters": dialect.meant(shared),
         "dtype": content.get("dtype"),
         "out_dtype": content.get("dtype") if content.get("out_dtype") is None else content["out_dtype"],
@@ -93,7 +95,7 @@ class _Dialect:
 
     def shared(self, between: Any, whole: Any) -> dict[str, Any]:
         """The parameters of the recipe, below those of its slice."""
-        known = [*self.meaning.shared, *self.meaning.single]
+        known = [*dict.fromkeys([*self.meaning.shared, *self.meaning.single])]
         upper, lower = (self._kept(told, known, "The recipe") for told in (between, whole))
         both = {key: folded(upper[key], lower[key]) for key in upper if key in lower}
         return lower | upper | both

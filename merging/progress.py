@@ -24,34 +24,42 @@ class Step:
 
 
 class Progress:
-    """Counts the chunks that are read, by any thread, and tells of each."""
+    """Counts the chunks that are read, by any thread, and tells of each before it is."""
 
-    def __init__(self, work: Plan, names: list[str], passes: int, on_step: Callable[[Step], None] | None) -> None:
-        self.passes, self.on_step = passes, on_step
-        self.entries = {name: work.base.entries[name].size for name in names}
-        self.bytes = {name: work.base.entries[name].bytes * (1 + len(work.merged[name])) for name in names}
-        self.read = dict.fromkeys(names, 0)
+    def __init__(self, work: Plan, passes: dict[str, int], on_step: Callable[[Step], None] | None) -> None:
+        self.passes, self.on_step = passes, on_step  # of the survey over each tensor
+        self.entries = {name: work.base.entries[name].size for name in passes}
+        self.bytes = {name: work.base.entries[name].bytes * (1 + len(work.merged[name])) for name in passes}
+        self.total = sum(count + 1 for count in passes.values())
+        self.bytes_total = sum((count + 1) * self.bytes[name] for name, count in passes.items())
+        self.read = dict.fromkeys(passes, 0)
         self.done = self.bytes_done = 0
         self.lock = threading.Lock()
 
     def watch(self, span: Span) -> None:
-        """A chunk was read."""
+        """A chunk is about to be read."""
         with self.lock:
-            before, size = self.read[span.name], self.entries[span.name]
+            size, before = self.entries[span.name], self.read[span.name]
+            self._tell(span.name, "Surveying" if before // size < self.passes[span.name] else "Merging")
             self.read[span.name] = now = before + span.stop - span.start
             self.done += now // size - before // size
             self.bytes_done += (span.stop - span.start) * self.bytes[span.name] // size
-            self._tell(span.name, "Surveying" if before // size < self.passes else "Merging")
+
+    def skip(self, name: str, visits: int = 1) -> None:
+        """A tensor is left out, since an earlier run has finished it."""
+        with self.lock:
+            self.done += visits
+            self.bytes_done += visits * self.bytes[name]
 
     def finish(self) -> None:
-        self.done = (self.passes + 1) * len(self.entries)
-        self.bytes_done = (self.passes + 1) * sum(self.bytes.values())
+        """All is done."""
+        self.done, self.bytes_done = self.total, self.bytes_total
         self._tell("", "Done")
 
     def _tell(self, name: str, stage: str) -> None:
         if self.on_step:
-            total, size = (self.passes + 1) * len(self.entries), (self.passes + 1) * sum(self.bytes.values())
-            self.on_step(Step(self.done, total, name, min(self.bytes_done, size), size, stage))
+            done, read = min(self.done, self.total), min(self.bytes_done, self.bytes_total)
+            self.on_step(Step(done, self.total, name, read, self.bytes_total, stage))
 
 
 class Clock:

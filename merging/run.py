@@ -21,7 +21,7 @@ from merging.plan import Plan
 from merging.progress import Clock, Progress, Step
 from merging.settings import Settings, depths
 from merging.stream import Span, Stream, spans
-from merging.vectors import NotFiniteError
+from merging.vectors import FEW, NotFiniteError
 from merging.workplace import Workplace
 
 LARGE = 16  # a tensor of more chunks than this is shared by all workers; the others are given to one worker each
@@ -48,9 +48,17 @@ class Run:
         self.depths = depths(work.merged)
         self.stream.weights = {name: self._values(name)["weight"] for name in work.merged}
         self.left = [name for name in work.merged if not self._intact(name)]
-        passes = _passes(self.method, self._values(next(iter(work.merged))))
-        self.progress = Progress(work, list(work.merged), passes, on_step)
+        self.progress = Progress(work, self._all_passes(), on_step)
         self.stream.watch = self.progress.watch
+
+    def _all_passes(self) -> dict[str, int]:
+        """How often the survey goes over each tensor."""
+        sizes = {name: self.work.base.entries[name].size for name in self.work.merged}
+        if not self.tensorwise:
+            count = _passes(self.method, self._values(next(iter(sizes))), sum(sizes.values()))
+            return dict.fromkeys(sizes, count if self.left else 0)
+        few, many = (_passes(self.method, self._values(next(iter(sizes))), entries) for entries in (FEW, FEW + 1))
+        return {name: few if size <= FEW else many for name, size in sizes.items()}
 
     def _intact(self, name: str) -> bool:
         """Whether an earlier run finished the tensor, and it is still what it was."""
@@ -150,8 +158,8 @@ def _converted(out: Any, entry: Entry) -> Any:
     return values.view(torch.uint8).numpy()
 
 
-def _passes(method: Method, values: dict[str, Any]) -> int:
-    """How often the method's survey will go over its groups, found by letting it go over a few numbers.
+def _passes(method: Method, values: dict[str, Any], entries: int) -> int:
+    """How often the method's survey will go over so many entries, found by letting it go over a few.
 
     What the method has against the values themselves (weights that add up to 0) is said here, before any work.
     """
@@ -163,6 +171,5 @@ def _passes(method: Method, values: dict[str, Any]) -> int:
         passes += 1
         return group
 
-    many = 1 << 30  # so that it counts as it does in a large model
-    method.outcome(group, method.look(Groups([0], read, experts, many), values), values)
+    method.outcome(group, method.look(Groups([0], read, experts, entries), values), values)
     return passes

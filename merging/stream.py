@@ -94,7 +94,7 @@ class Stream:
         self.with_base, self.tensorwise, self.device = with_base, tensorwise, device
         self.files = Files()
         self.weights: dict[str, Tensor] = {}  # of the experts that have the tensor
-        self.watch: Callable[[Span], None] = lambda _: None  # told of every chunk that was read
+        self.watch: Callable[[Span], None] = lambda _: None  # told of every chunk before it is read
 
     def model(self, names: list[str]) -> Groups:
         """All these tensors together."""
@@ -122,11 +122,11 @@ class Stream:
         models = [base, *(self.plan.experts[index] for index in self.plan.merged[span.name])]
         needed = models if self.with_base else models[1:]
         stored = all(model.entries[span.name].dtype == "BF16" and span.name not in model.made for model in needed)
+        self.watch(span)
         bits = kernels.scratch("read", (len(models), size), np.uint16 if stored else np.uint32)
         for model, row in zip(models, bits, strict=True):
             if model is not base or self.with_base:
                 self._fill(model, span, row)
-        self.watch(span)
         return self._group(span.name, bits, span.start)
 
     def _group(self, name: str, bits: Bits, start: int) -> Group:

@@ -67,6 +67,7 @@ def _used(folder: Path, out: Path, identity: str) -> Iterator[Workplace]:
         place.journal.close()
         (folder / JOURNAL).unlink()
         if out.is_dir():
+            place.spoiled = True  # for now: no later run could take the name either
             out.rmdir()  # it is empty, or this fails and the merge is not published
         folder.rename(out)
         _settle(out.parent)
