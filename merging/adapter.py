@@ -82,20 +82,20 @@ def open_expert(path: str | Path, base: Checkpoint) -> Checkpoint:
 
 
 def is_adapter(model: Checkpoint) -> bool:
-    """Whether the checkpoint is an adapter's folder, and not a model of its own."""
-    return model.path.is_dir() and (model.path / CONFIG).is_file()
+    """Whether the checkpoint is an adapter's folder or file, and not a model of its own."""
+    return (model.path.is_dir() or model.path.stem == "adapter_model") and (model.folder / CONFIG).is_file()
 
 
 def describe(adapter: Checkpoint) -> str:
     """The adapter's kind and rank, for a table."""
-    config = read_json(adapter.path / CONFIG)
+    config = read_json(adapter.folder / CONFIG)
     kind = "LoRA" if config.get("peft_type") == "LORA" else config.get("peft_type", "adapter")
     return f"{kind}, rank {config.get('r', '?')}"
 
 
 def applied(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
     """The base with the adapter added, as a checkpoint; MergeError when it cannot be added exactly."""
-    config = read_json(adapter.path / CONFIG)
+    config = read_json(adapter.folder / CONFIG)
     rank, scaling = _scaling(adapter, config)
     updates = {}
     # A model built into a larger one has its own names, and the adapter may have been trained under others.
@@ -137,5 +137,5 @@ def _scaling(adapter: Checkpoint, config: dict[str, Any]) -> tuple[int, float]:
         raise MergeError(f"{adapter.name} is an adapter with biases. Merge it into its base with PEFT first.")
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
-        raise MergeError(f"{adapter.path / CONFIG} has no usable `r` and `lora_alpha`. Download it again.")
+        raise MergeError(f"{adapter.folder / CONFIG} has no usable `r` and `lora_alpha`. Download it again.")
     return rank, alpha / (rank**0.5 if config.get("use_rslora") else rank)
