@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from merging import Recipe, merge
 from merging.adapter import open_expert
 from merging.checkpoint import open_checkpoint
 from merging.errors import MergeError
@@ -227,3 +228,21 @@ def test_another_fp8_is_refused_by_its_name(tmp_path: Path) -> None:
     told = json.loads(header[8 : 8 + struct.unpack("<Q", header[:8])[0]])["w"]["dtype"]
     with pytest.raises(MergeError, match=f"`w` in .* has dtype {told}, which cannot be merged"):
         open_checkpoint(tmp_path)
+
+
+def test_a_merge_rounds_what_is_lifted_once(tmp_path: Path) -> None:
+    config = {"model_type": "llama", "quantization_config": {"quant_method": "fp8"}}
+    models = []
+    for number in range(3):
+        weight, scale = random(130, 10) if number else random(130, 10).flip(0), scales(2, 1) * (number + 1)
+        models.append(dense(weight, scale, (128, 128)))
+        write_model(tmp_path / str(number), {W: weight, f"{W}_scale_inv": scale}, config)
+    base, *experts = (tmp_path / str(number) for number in range(3))
+
+    merge(Recipe("task_arithmetic", base, tuple(experts), values={"lambda": 1.0}), tmp_path / "out")
+
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    expected = models[0] + ((models[1] - models[0]) + (models[2] - models[0]))
+    assert list(merged) == [W]
+    assert merged[W].dtype == torch.bfloat16
+    torch.testing.assert_close(merged[W], expected.bfloat16())

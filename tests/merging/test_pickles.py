@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from merging import Recipe, merge
 from merging.checkpoint import open_checkpoint
 from merging.errors import MergeError
-from tests.conftest import random_tensors, write_model
+from tests.conftest import Family, random_tensors, write_model
 
 GRID = torch.arange(24.0).reshape(2, 3, 4)
 KINDS = {
@@ -267,3 +269,18 @@ def test_a_program_is_not_run(tmp_path: Path) -> None:
 
     with pytest.raises(MergeError, match="is a TorchScript program"):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_merge_of_pickles_is_the_merge_of_safetensors(dtype: torch.dtype, family: Family, tmp_path: Path) -> None:
+    base, experts = family(dtype=dtype)
+    merge(Recipe("task_arithmetic", base, tuple(experts)), tmp_path / "one")
+    for folder in (base, *experts):
+        torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+        (folder / "model.safetensors").unlink()
+
+    merge(Recipe("task_arithmetic", base, tuple(experts)), tmp_path / "other")
+
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "other"))
+    assert set(one) == set(other)
+    assert all(torch.equal(one[name], other[name]) and one[name].dtype == other[name].dtype for name in one)
