@@ -97,7 +97,7 @@ def _note(base: Checkpoint, found: list[str], pieces: set[str], rows: int) -> st
     count = f"{len(found):,} tokens (such as {shown(found[0])})" if len(found) > 1 else f"the token {shown(found[0])}"
     spelled = [token for token in found if token in pieces]
     also = (
-        f" Of them {counted(spelled)} came from another vocabulary and will only be found as spelled."
+        f" Of them {counted(spelled)} came from another vocabulary and are found only as spelled."
         if spelled
         else ""
     )

@@ -392,7 +392,7 @@ def test_pieces_of_another_vocabulary_are_told_of(tmp_path: Path) -> None:
 
     assert work.warnings[0] == (
         "The union adds 2 tokens (such as `new`) to those of base; the result has 3 rows. "
-        "Of them 1 (`new`) came from another vocabulary and will only be found as spelled."
+        "Of them 1 (`new`) came from another vocabulary and are found only as spelled."
     )
 
 
