@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from merging.checkpoint import Checkpoint, open_checkpoint
+from merging.checkpoint import Checkpoint, Made, open_checkpoint
 from merging.errors import MergeError
 from merging.header import read_json
+from merging.renaming import matches, renamed, told
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,8 +52,8 @@ class Update:
 
     @property
     def files(self) -> set[Path]:
-        factors = self.factors.entries
-        return {self.base.entries[self.name].file, factors[self.down].file, factors[self.up].file}
+        factors = self.factors
+        return self.base.files_of(self.name) | factors.files_of(self.down) | factors.files_of(self.up)
 
     def read(self, start: int, stop: int) -> Tensor:
         """Entries of the sum, laid flat, in float32."""
@@ -75,9 +76,9 @@ def open_base(path: str | Path) -> Checkpoint:
 
 
 def open_expert(path: str | Path, base: Checkpoint) -> Checkpoint:
-    """Open a model, or an adapter as the model it makes of this base."""
+    """Open a model under the base's names, or an adapter as the model it makes of this base."""
     model = open_checkpoint(path)
-    return applied(model, base) if is_adapter(model) else model
+    return applied(model, base) if is_adapter(model) else renamed(model, base)
 
 
 def is_adapter(model: Checkpoint) -> bool:
@@ -97,12 +98,15 @@ def applied(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
     config = read_json(adapter.path / CONFIG)
     rank, scaling = _scaling(adapter, config)
     updates = {}
+    # A model built into a larger one has its own names, and the adapter may have been trained under others.
+    weights = [_weight(name) for name in adapter.entries if name.endswith(".lora_A.weight")]
+    new = matches(weights, base.entries)
     for name, down in adapter.entries.items():
         module = name.removeprefix(PREFIX).removesuffix(".lora_A.weight")
         if name.endswith(".lora_B.weight"):
             continue
         up = adapter.entries.get(name.replace(".lora_A.", ".lora_B."))
-        target = base.entries.get(f"{module}.weight")
+        target = base.entries.get(new.get(_weight(name), _weight(name)))
         if not name.endswith(".lora_A.weight") or up is None or not name.startswith(PREFIX):
             raise MergeError(f"{adapter.name} holds `{name}`, which no plain LoRA does. Merge it with PEFT first.")
         if target is None:
@@ -110,7 +114,14 @@ def applied(adapter: Checkpoint, base: Checkpoint) -> Checkpoint:
         if len(target.shape) != 2 or down.shape != (rank, target.shape[1]) or up.shape != (target.shape[0], rank):
             raise MergeError(f"The factors of `{module}` in {adapter.name} do not fit {base.name}. Choose its base.")
         updates[target.name] = Update(base, target.name, adapter, down.name, up.name, scaling)
-    return replace(adapter, entries=base.entries, config=base.config, made={**base.made, **updates}, adapter=True)
+    notes = (*adapter.notes, told(new)) if new else adapter.notes
+    made: dict[str, Made] = {**base.made, **updates}
+    return replace(adapter, entries=base.entries, config=base.config, made=made, adapter=True, notes=notes)
+
+
+def _weight(name: str) -> str:
+    """The tensor of the base that a factor changes."""
+    return name.removeprefix(PREFIX).removesuffix(".lora_A.weight") + ".weight"
 
 
 def _scaling(adapter: Checkpoint, config: dict[str, Any]) -> tuple[int, float]:

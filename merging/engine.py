@@ -115,7 +115,7 @@ def merge(
     """
     started = time.perf_counter()
     method, values, weights = recipe.checked()
-    base = open_base(recipe.base)
+    base = open_base(recipe.base or recipe.experts[0])
     work = plan(base, [open_expert(path, base) for path in recipe.experts])
     place = target(out, work.bytes)
     values["weight"] = torch.tensor(weights)

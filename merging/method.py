@@ -121,6 +121,11 @@ class Method:
         """Whether the merge is decided entry by entry, and not by one number per expert and tensor."""
         return _annotation(self.function, "return") is Blend
 
+    @property
+    def needs_base(self) -> bool:
+        """Whether the base model enters the merge; without it the experts alone say what comes out."""
+        return _annotation(self.function, "return") is not ModelCoefficients
+
     def checked(self, values: dict[str, Any]) -> dict[str, Any]:
         """All parameters that are not per expert, by name, each within its range; MergeError names what is wrong."""
         known = {param.key: param for param in self.params.values() if not param.per_expert}
