@@ -96,11 +96,7 @@ def _note(base: Checkpoint, found: list[str], pieces: set[str], rows: int) -> st
     """What a union adds. Pieces of another vocabulary are found in a text only as they are spelled."""
     count = f"{len(found):,} tokens (such as {shown(found[0])})" if len(found) > 1 else f"the token {shown(found[0])}"
     spelled = [token for token in found if token in pieces]
-    also = (
-        f" Of them {counted(spelled)} came from another vocabulary and are found only as spelled."
-        if spelled
-        else ""
-    )
+    also = f" Of them {counted(spelled)} came from another vocabulary and are found only as spelled." if spelled else ""
     return f"The union adds {count} to those of {base.name}; the result has {rows:,} rows.{also}"
 
 
