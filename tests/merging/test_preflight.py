@@ -128,7 +128,7 @@ def test_filters_are_tried_on_the_names_there_are(family: Family) -> None:
     base, experts = family(1)
     filters = [{"filter": "mlp", "value": 1.0}]
     recipe = Recipe("linear", base, tuple(experts), weights=(filters,))
-    slip = Recipe("linear", base, tuple(experts), weights=([*filters, {"filter": "mpl", "value": 1.0}, {"value": 1}],))
+    slip = Recipe("linear", base, tuple(experts), weights=([*filters, {"filter": "mpl", "value": 0.5}, {"value": 1}],))
 
     assert "has no value for `model.embed_tokens.weight`" in check(recipe).problems[0]
     assert check(slip).problems == ()
