@@ -9,7 +9,7 @@ from merging.checkpoint import Checkpoint
 from merging.errors import MergeError
 from merging.header import read_json
 from merging.params import nearest
-from merging.tokens import FILE, Tokens, read_tokens
+from merging.tokens import FILE, Tokens, counted, read_tokens, shown
 from merging.vocabulary import Vocabulary, home, rows_of, vocab_size
 
 SETTINGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token, in a tokenizer.json
@@ -71,11 +71,14 @@ def _union(base: Checkpoint, experts: list[Checkpoint]) -> Vocabulary:
     if folder is None or ours is None:
         raise MergeError(f"{base.name} has no tokenizer to add the experts' tokens to. Put its {FILE} into its folder.")
     found: dict[str, dict[str, Any]] = {}
+    pieces = set[str]()
     for expert in experts:
         theirs = _own_tokens(expert)
         for token, row in sorted(theirs.rows.items(), key=lambda pair: pair[1]):
-            if token not in ours.rows and row < rows_of(expert):
+            if token and token not in ours.rows and row < rows_of(expert):
                 found.setdefault(token, _added(token, theirs))
+                if token not in theirs.added:
+                    pieces.add(token)
     if not found:
         return Vocabulary(rows_of(base), folder, base.name)
     if not (folder / FILE).is_file():
@@ -85,7 +88,16 @@ def _union(base: Checkpoint, experts: list[Checkpoint]) -> Vocabulary:
         )
     first = _next(base, ours)
     added = tuple(token | {"id": row} for row, token in enumerate(found.values(), first))
-    return Vocabulary(max(rows_of(base), first + len(added)), folder, "the union", added)
+    rows = max(rows_of(base), first + len(added))
+    return Vocabulary(rows, folder, "the union", added, _note(base, list(found), pieces, rows))
+
+
+def _note(base: Checkpoint, found: list[str], pieces: set[str], rows: int) -> str:
+    """What a union adds. Pieces of another vocabulary are found in a text only as they are spelled."""
+    count = f"{len(found):,} tokens (such as {shown(found[0])})" if len(found) > 1 else f"the token {shown(found[0])}"
+    spelled = [token for token in found if token in pieces]
+    also = f" Of them {counted(spelled)} came from another vocabulary and are found only as spelled." if spelled else ""
+    return f"The union adds {count} to those of {base.name}; the result has {rows:,} rows.{also}"
 
 
 def _own_tokens(expert: Checkpoint) -> Tokens:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from merging.checkpoint import Checkpoint
+from merging.layouts import layout_clash
 from merging.places import place
 from merging.vocabulary import same, unmatched, worded
 
@@ -19,6 +20,8 @@ def mismatch(base: Checkpoint, expert: Checkpoint, tied: bool) -> str:
     if tied and HEAD in expert.entries and not _repeats(expert):
         return f"Its `{HEAD}` is not its embedding, as it is in the base model, so it would be lost."
     names = [name for name, entry in base.entries.items() if entry.floating and not (tied and name == HEAD)]
+    if clash := layout_clash(expert, base):
+        return clash
     shared = [name for name in names if name in expert.entries]
     if 2 * (len(names) - len(shared)) > len(names):
         return _another(base, expert, names)

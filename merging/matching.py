@@ -9,7 +9,7 @@ from merging.checkpoint import Checkpoint
 from merging.errors import MergeError
 from merging.lazy import torch
 from merging.rows import Gathered, Source
-from merging.tokens import FILE, shown
+from merging.tokens import FILE, counted
 from merging.vocabulary import Vocabulary, home, rows_of, same, tokens_in, worded
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ def told(found: Match, base: Match, vocabulary: Vocabulary) -> str:
     words = [f"{known:,} of the result's {total:,} tokens {_was(known)} found in it by their text"]
     new = set(base.lacking)
     if theirs := [token for token in found.lacking if token not in new]:
-        words.append(f"it lacks {_counted(theirs)}, for which {base.model.name} stands in")
+        words.append(f"it lacks {counted(theirs)}, for which {base.model.name} stands in")
     if nobodys := [token for token in found.lacking if token in new]:
-        words.append(f"it lacks {_counted(nobodys)}, for which the mean of the experts that have it stands in")
+        words.append(f"it lacks {counted(nobodys)}, for which the mean of the experts that have it stands in")
     if left:
-        words.append(f"{_counted(left)} of its own {'are' if len(left) > 1 else 'is'} left out")
+        words.append(f"{counted(left)} of its own {'are' if len(left) > 1 else 'is'} left out")
     if found.padding:
         words.append(f"{found.padding:,} rows of it that stand for no token are left out")
     advice = " Set `tokenizer_source: union` to keep them." if left else ""
@@ -78,10 +78,6 @@ def told(found: Match, base: Match, vocabulary: Vocabulary) -> str:
 
 def _was(count: int) -> str:
     return "was" if count == 1 else "were"
-
-
-def _counted(tokens: list[str]) -> str:
-    return f"{len(tokens):,} ({'such as ' if len(tokens) > 1 else ''}{shown(tokens[0])})"
 
 
 def matched(
@@ -94,9 +90,10 @@ def matched(
     own = match(vocabulary, base, base)
     found = [match(vocabulary, base, expert) for expert in experts]
     _all_somewhere(vocabulary, [own, *found])
-    warnings = [told(one, own, vocabulary) for one in (own, *found) if not one.exact]
+    notes = [vocabulary.note] if vocabulary.note else []
+    notes += [told(one, own, vocabulary) for one in (own, *found) if not one.exact]
     moved = [_moved(one, own, found) for one in (own, *found)]
-    return moved[0], moved[1:], warnings
+    return moved[0], moved[1:], notes
 
 
 def _all_somewhere(vocabulary: Vocabulary, found: list[Match]) -> None:
@@ -104,7 +101,7 @@ def _all_somewhere(vocabulary: Vocabulary, found: list[Match]) -> None:
     if nowhere:
         tokens = [token for token in found[0].lacking if token in nowhere]
         raise MergeError(
-            f"No model has a row for {_counted(tokens)} of the tokens of {vocabulary.whose}. "
+            f"No model has a row for {counted(tokens)} of the tokens of {vocabulary.whose}. "
             "Choose another `tokenizer_source`."
         )
 

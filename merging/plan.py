@@ -88,7 +88,8 @@ def plan(
     if not merged:
         raise MergeError(f"{base.name} has no floating-point tensor to merge. Choose another base model.")
     kept = _extra(first, others, tied, extra_tensors == "keep", dropped)
-    warnings = (*wrong, *unread(base, experts), *notes, *moved)
+    read = [f"{model.name}: {note}" for model in (base, *experts) for note in model.notes]
+    warnings = (*read, *wrong, *unread(base, experts), *notes, *moved)
     return Plan(first, tuple(others), merged, copied, kept, dropped, warnings, vocabulary)
 
 

@@ -8,18 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merging.adapter import open_base, open_expert
+from merging.checkpoint import Checkpoint, open_checkpoint
 from merging.companions import extended
 from merging.errors import MergeError
+from merging.header import FLOATS, SIZES
 from merging.plan import Plan, plan
 from merging.publish import target
 
 if TYPE_CHECKING:
-    from merging.checkpoint import Checkpoint
     from merging.recipe import Recipe
+    from merging.settings import Settings
 
-MEMORY = 1_000_000_000  # bytes a merge may use when nothing else is asked for
-CHUNK = 1 << 18  # entries of one tensor that a worker has in memory, of each model
-START = 350_000_000  # bytes of Python, torch and the compiled kernels, before the first chunk
+MEMORY = 1_000_000_000  # bytes a merge may work in when nothing else is asked for, beside the program itself
+PROGRAM = 250_000_000  # bytes of Python, torch and the compiled kernels
+CHUNK = 1 << 17  # entries that a worker has of each model at a time
+COPIES = 3  # of a chunk: as it was read, as float32, and what is computed of it
+COUNTS = 1 << 20  # bytes that a worker counts in for each model
 SPEED = 1_500_000_000  # bytes a second that one worker reads, computes and writes of a simple method
 
 
@@ -41,19 +45,28 @@ def check(
     recipe: Recipe, out: str | Path | None = None, memory: int | None = None, workers: int | None = None
 ) -> Preflight:
     """Look at the recipe, the models' headers, the folder and the disk; what is wrong is told, and never raised."""
-    problems: list[str] = []
-    settings = _tried(problems, recipe.checked)
+    problems = recipe.problems()
+    settings = recipe.settings() if not problems else None
     work = _planned(recipe, problems)
+    if settings and work:
+        problems += settings.check(work.merged)
+    written = bytes_out(work, recipe.out_dtype) if work else 0
     if out is not None:
-        _tried(problems, target, out, work.bytes if work else 0)
-    warnings = [*getattr(recipe, "warnings", ()), *(work.warnings if work else ())]
+        _tried(problems, target, out, written)
     if work is None:
-        return Preflight(tuple(dict.fromkeys(problems)), tuple(warnings))
-    needed, seconds = estimate(work, settings, workers, memory)
-    if memory is not None and needed > memory:
-        problems.append(_short(needed, memory, workers))
-    read, written = bytes_in(work), work.bytes
-    return Preflight(tuple(dict.fromkeys(problems)), tuple(warnings), work.fates, work, read, written, needed, seconds)
+        return Preflight(tuple(dict.fromkeys(problems)), recipe.warnings)
+    if memory is not None and memory < _each(work):
+        problems.append(_short(work, memory))
+    unused = settings.unmatched(work.merged) if settings else []
+    return Preflight(
+        tuple(dict.fromkeys(problems)),
+        (*recipe.warnings, *unused, *work.warnings),
+        work.fates,
+        work,
+        bytes_in(work),
+        written,
+        *estimate(work, settings, workers, memory),
+    )
 
 
 def _tried(problems: list[str], step: Any, *given: Any) -> Any:
@@ -75,7 +88,7 @@ def _planned(recipe: Recipe, problems: list[str]) -> Plan | None:
     base: Checkpoint | None = _tried(problems, open_base, paths[0])
     if base is None:  # the others are looked at all the same
         for path in dict.fromkeys(paths[1:]):
-            _tried(problems, _opened_alone, path)
+            _tried(problems, open_checkpoint, path)
         return None
     experts = [_tried(problems, open_expert, path, base) for path in recipe.experts]
     fitting = [expert for expert in experts if expert is not None]
@@ -83,15 +96,8 @@ def _planned(recipe: Recipe, problems: list[str]) -> Plan | None:
     return work if len(fitting) == len(experts) else None
 
 
-def _opened_alone(path: Path) -> None:
-    from merging.checkpoint import open_checkpoint
-
-    open_checkpoint(path)
-
-
 def _plan(base: Checkpoint, experts: list[Checkpoint], recipe: Recipe) -> Plan:
-    kept, source = getattr(recipe, "extra_tensors", "drop"), getattr(recipe, "tokenizer_source", "")
-    work = plan(base, experts, extra_tensors=kept, tokenizer_source=source)
+    work = plan(base, experts, extra_tensors=recipe.extra_tensors, tokenizer_source=recipe.tokenizer_source)
     if work.vocabulary.added:
         extended(work.vocabulary)  # whatever its tokenizer has against the new tokens is said now
     return work
@@ -105,20 +111,35 @@ def bytes_in(work: Plan) -> int:
     return base + merged + sum(work.experts[index].entries[name].bytes for name, index in work.kept.items())
 
 
-def estimate(work: Plan, settings: Any, workers: int | None = None, memory: int | None = None) -> tuple[int, float]:
-    """About how many bytes of memory a merge needs, and how many seconds.
+def bytes_out(work: Plan, out_dtype: str = "") -> int:
+    """The bytes of the result's tensors."""
+    size = {name: SIZES[key] for key, name in FLOATS.items()}.get(out_dtype)
+    return sum(entry.size * size if size and entry.floating else entry.bytes for entry in work.written)
 
-    Memory is what each worker holds: a chunk of float32 of every model and of the result. Time is that of a method
-    that goes once over the weights for its survey, if it has one, and once to merge.
+
+def estimate(
+    work: Plan, settings: Settings | None, workers: int | None = None, memory: int | None = None
+) -> tuple[int, float]:
+    """About how many bytes of memory a merge will have, and how many seconds it will take.
+
+    There are as many workers as the memory allows. Time is that of a method that goes once over the weights for its
+    survey, if it has one, and once to merge.
     """
-    threads = workers or os.cpu_count() or 1
-    models = 2 + len(work.experts)  # with the base and the result
-    passes = 1 + (getattr(settings[0], "survey", None) is not None) if settings else 1
-    needed = START + threads * models * CHUNK * 4
-    return needed, (passes * bytes_in(work) + work.bytes) / (SPEED * threads)
+    allowed = max(1, (memory or MEMORY) // _each(work))
+    threads = min(workers or os.cpu_count() or 1, allowed)
+    passes = 2 if settings and settings.method.survey else 1
+    return PROGRAM + threads * _each(work), (passes * bytes_in(work) + work.bytes) / (SPEED * threads)
 
 
-def _short(needed: int, memory: int, workers: int | None) -> str:
-    threads = workers or os.cpu_count() or 1
-    advice = "Allow more or use fewer workers." if threads > 1 else "Allow more."
-    return f"The merge needs about {needed / 1e6:,.0f} MB of memory and may use {memory / 1e6:,.0f} MB. {advice}"
+def _each(work: Plan) -> int:
+    """The bytes that one worker works in."""
+    models = 1 + len(work.experts)
+    return CHUNK * 4 * COPIES * (models + 1) + models * COUNTS
+
+
+def _short(work: Plan, memory: int) -> str:
+    needed, models = _each(work) / 1e6, 1 + len(work.experts)
+    return (
+        f"A merge of {models} models needs {needed:,.0f} MB of memory to work in, and may use {memory / 1e6:,.0f} MB. "
+        "Allow it more."
+    )

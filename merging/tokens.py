@@ -132,3 +132,8 @@ def shown(token: str) -> str:
     """A token as a message can hold it: on one line, and not too long."""
     text = json.dumps(token, ensure_ascii=not token.isprintable())[1:-1]
     return f"`{text[:40]}…`" if len(text) > 41 else f"`{text}`"
+
+
+def counted(tokens: list[str]) -> str:
+    """How many tokens there are, with the first as an example."""
+    return f"{len(tokens):,} ({'such as ' if len(tokens) > 1 else ''}{shown(tokens[0])})"

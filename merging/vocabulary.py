@@ -28,6 +28,7 @@ class Vocabulary:
     home: Path | None  # the folder of that tokenizer
     whose: str  # the name of its model, for messages
     added: tuple[dict[str, Any], ...] = ()  # a union's new tokens, as their own tokenizers describe them
+    note: str = ""  # what is to be said of them
 
     @cached_property
     def tokens(self) -> dict[str, int] | None:

@@ -182,6 +182,14 @@ def test_an_expert_without_a_tower_of_the_base_fits(tmp_path: Path) -> None:
     assert work.fates["vision.layers.1.fc.weight"] == "copied from the base: expert lacks it"
 
 
+def test_a_fused_layout_is_told_as_such(tmp_path: Path) -> None:
+    split = {f"model.layers.0.self_attn.{side}_proj.weight": torch.ones(2, 2) for side in "qkv"}
+    base = opened(tmp_path / "base", split)
+    expert = opened(tmp_path / "expert", {"model.layers.0.self_attn.qkv_proj.weight": torch.ones(6, 2)})
+
+    assert misfit(base, expert).startswith("It has query, key and value in one tensor, the base model apart")
+
+
 def test_towers_are_counted_apart(tmp_path: Path) -> None:
     base, expert = layered(tmp_path / "base", 4, extra=2), layered(tmp_path / "expert", 4, extra=3)
 

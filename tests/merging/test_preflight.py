@@ -88,12 +88,62 @@ def test_a_full_disk_is_a_problem(family: Family, tmp_path: Path, monkeypatch: p
 
 def test_too_little_memory_is_a_problem(family: Family) -> None:
     base, experts = family(1)
+    recipe = Recipe("linear", base, tuple(experts))
 
-    found = check(Recipe("linear", base, tuple(experts)), memory=100_000_000, workers=2)
+    found = check(recipe, memory=1_000_000)
 
-    assert len(found.problems) == 1
-    assert found.problems[0].endswith("may use 100 MB. Allow more or use fewer workers.")
-    assert check(Recipe("linear", base, tuple(experts)), memory=preflight.MEMORY, workers=2).problems == ()
+    assert found.problems == ("A merge of 2 models needs 7 MB of memory to work in, and may use 1 MB. Allow it more.",)
+
+
+def test_there_are_as_many_workers_as_the_memory_allows(family: Family) -> None:
+    base, experts = family(1)
+    recipe = Recipe("linear", base, tuple(experts))
+
+    few, many = check(recipe, memory=50_000_000, workers=64), check(recipe, workers=64)
+
+    assert few.problems == many.problems == ()
+    assert few.memory - preflight.PROGRAM <= 50_000_000 < many.memory - preflight.PROGRAM <= preflight.MEMORY
+    assert few.seconds > many.seconds
+
+
+def test_a_larger_dtype_of_the_result_needs_more_room(family: Family) -> None:
+    base, experts = family(1, torch.bfloat16)
+
+    found = [check(Recipe("linear", base, tuple(experts), out_dtype=dtype)) for dtype in ("", "float32")]
+
+    assert 2 * found[0].bytes_out == found[1].bytes_out
+
+
+def test_a_first_expert_stands_in_for_a_base_where_none_is_needed(family: Family) -> None:
+    _, experts = family(2)
+
+    found = check(Recipe("linear", None, tuple(experts)))
+
+    assert found.problems == ()
+    assert found.plan
+    assert found.plan.base.path == experts[0]
+
+
+def test_filters_are_tried_on_the_names_there_are(family: Family) -> None:
+    base, experts = family(1)
+    filters = [{"filter": "mlp", "value": 1.0}]
+    recipe = Recipe("linear", base, tuple(experts), weights=(filters,))
+    slip = Recipe("linear", base, tuple(experts), weights=([*filters, {"filter": "mpl", "value": 0.5}, {"value": 1}],))
+
+    assert "has no value for `model.embed_tokens.weight`" in check(recipe).problems[0]
+    assert check(slip).problems == ()
+    assert "No tensor's name contains `mpl`" in check(slip).warnings[0]
+
+
+def test_what_was_odd_about_the_recipe_and_the_files_is_told(tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base", random_tensors(0))
+    wrapped = {f"module.{name}": tensor for name, tensor in random_tensors(1).items()}
+    expert = write_model(tmp_path / "math", wrapped)
+
+    found = check(Recipe("linear", base, (expert,), warnings=("odd",)))
+
+    assert found.warnings[0] == "odd"
+    assert found.warnings[1].startswith("math: `module.model.embed_tokens.weight` is read as the base's")
 
 
 def test_what_a_plan_warns_of_is_told(tmp_path: Path) -> None:

@@ -344,7 +344,8 @@ def test_a_union_adds_the_tokens_of_experts_in_their_order(tmp_path: Path) -> No
     assert firsts(work.base) == [0, 1, 12, (13 + 22) / 2, 23]
     assert work.base.config["vocab_size"] == 5
     assert next(entry.shape for entry in work.written if entry.name == EMBED) == (5, 2)
-    assert work.warnings[1] == (
+    assert work.warnings[0] == "The union adds 3 tokens (such as `<y>`) to those of base; the result has 5 rows."
+    assert work.warnings[2] == (
         "math: 4 of the result's 5 tokens were found in it by their text; it lacks 1 (`<z>`), "
         "for which the mean of the experts that have it stands in."
     )
@@ -374,12 +375,25 @@ def test_a_unions_tokens_are_special_where_they_were(tmp_path: Path) -> None:
     base = speaker(tmp_path / "base", ["a"], numbered(1, 0))
     math = speaker(tmp_path / "math", ["a", "new"], numbered(3, 10), added=("<x>",))
 
-    added = plan(base, [math], tokenizer_source="union").vocabulary.added
+    work = plan(base, [math], tokenizer_source="union")
 
+    added = work.vocabulary.added
     assert [(token["content"], token["id"], token["special"]) for token in added] == [
         ("new", 1, False),
         ("<x>", 2, True),
     ]
+
+
+def test_pieces_of_another_vocabulary_are_told_of(tmp_path: Path) -> None:
+    base = speaker(tmp_path / "base", ["a"], numbered(1, 0))
+    math = speaker(tmp_path / "math", ["a", "new"], numbered(3, 10), added=("<x>",))
+
+    work = plan(base, [math], tokenizer_source="union")
+
+    assert work.warnings[0] == (
+        "The union adds 2 tokens (such as `new`) to those of base; the result has 3 rows. "
+        "Of them 1 (`new`) came from another vocabulary and are found only as spelled."
+    )
 
 
 @pytest.mark.parametrize("source", ["math", "models/math", "../models/math"])
