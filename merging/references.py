@@ -10,7 +10,7 @@ from typing import Any
 from merging.errors import MergeError
 from merging.params import nearest
 
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_NAME = re.compile(r"(?!.*\.safetensors$)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 DONORS = ("base", "union")  # what `tokenizer_source` may say beside a model's path
 KEYS = ["model", "path", "revision", "lora", "override_architecture"]
 
