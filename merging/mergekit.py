@@ -128,8 +128,7 @@ class _Dialect:
                 if not isinstance(value, bool):
                     self.notes.problems.append(f"Normalize must be true or false, but it is {value!r}.")
             values["merge"] = mapped(normalize, lambda value: "mean" if value else "sum")
-        params = METHODS[self.method].params if self.method in METHODS else {}
-        return values | {key: value for key, value in self.meaning.sets.items() if key in params}
+        return values | self.meaning.sets
 
     def _kept(self, told: Any, known: list[str], owner: str) -> dict[str, Any]:
         """The parameters that mean something; what is odd about the others is noted."""

@@ -124,7 +124,7 @@ def test_empty_parameters_are_the_defaults() -> None:
         (text(parameters="{density: 2}"), "Density ρ must be between 0.01 and 1, but it is 2."),
         (
             text(parameters="{k: 2}"),
-            "TIES-Merging has no parameter `k`. Known are density, sign, lambda, merge, scope.",
+            "TIES-Merging has no parameter `k`. Known are density, sign, variant, lambda, merge, scope.",
         ),
         (
             text(merge_method="from", models="[{model: a, parameters: {weight: 2}}]"),
