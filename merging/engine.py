@@ -80,7 +80,7 @@ def merge(
         made_in = stack.enter_context(workplace(place, mark_of(story, work, limit)))
         metadata = {key: told if isinstance(told, str) else json.dumps(told) for key, told in story.items()}
         entries = [replace(entry, dtype=_dtype(entry, recipe.out_dtype)) for entry in work.written]
-        output = Output(lay_out(made_in.folder, entries, limit, metadata))
+        output = Output(lay_out(made_in.folder, entries, limit, metadata, again=True))
         stack.callback(output.close)
         team = stack.enter_context(crew(hands, stop))
         run = Run(work, settings, team, chunk, device, output, made_in, on_step)

@@ -30,16 +30,18 @@ def shards(entries: list[Entry], limit: int) -> Iterator[list[Entry]]:
     yield shard
 
 
-def lay_out(folder: Path, entries: list[Entry], limit: int, metadata: dict[str, str]) -> dict[str, Entry]:
+def lay_out(
+    folder: Path, entries: list[Entry], limit: int, metadata: dict[str, str], again: bool = False
+) -> dict[str, Entry]:
     """Create the safetensors files that will hold these tensors, with headers and no data; and where each goes.
 
-    Files that are there already are of an earlier run with the same plan, and are kept.
+    `again` takes files that are there already for those of an earlier run of the same plan, and keeps what they hold.
     """
     files = list(shards(entries, limit))
     placed: dict[str, Entry] = {}
     for number, shard in enumerate(files, 1):
         name = "model.safetensors" if len(files) == 1 else f"model-{number:05}-of-{len(files):05}.safetensors"
-        placed |= _lay_out_file(folder / name, shard, metadata)
+        placed |= _lay_out_file(folder / name, shard, metadata, again)
     if len(files) > 1:
         index = {
             "metadata": {"total_size": sum(entry.bytes for entry in entries)},
@@ -49,7 +51,7 @@ def lay_out(folder: Path, entries: list[Entry], limit: int, metadata: dict[str, 
     return placed
 
 
-def _lay_out_file(file: Path, entries: list[Entry], metadata: dict[str, str]) -> dict[str, Entry]:
+def _lay_out_file(file: Path, entries: list[Entry], metadata: dict[str, str], again: bool) -> dict[str, Entry]:
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     offset = 0
     for entry in sorted(entries, key=lambda entry: -SIZES[entry.dtype]):  # so that every number is aligned
@@ -58,7 +60,7 @@ def _lay_out_file(file: Path, entries: list[Entry], metadata: dict[str, str]) ->
         offset = end
     text = json.dumps(header, ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with file.open("r+b" if file.exists() else "xb") as stream:
+    with file.open("r+b" if again and file.exists() else "xb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
         _reserve(stream.fileno(), 8 + len(text) + offset)
     return {entry.name: entry for entry in read_header(file)}

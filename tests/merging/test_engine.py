@@ -207,7 +207,7 @@ def test_all_files_that_loading_needs_are_carried_over(llamas: tuple[Path, list[
     merge(Recipe("linear", base, tuple(experts)), tmp_path / "out")
 
     made = files_of(tmp_path / "out")
-    assert {*files_of(base), "mergescope.yaml"} == set(made)
+    assert {*files_of(base), "mergescope.yaml", "mergescope.json"} == set(made)
     assert {"config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"} <= set(made)
     assert all(made[name] == content for name, content in files_of(base).items() if name != "model.safetensors")
 
@@ -229,11 +229,12 @@ PASSES = [
     ("task_arithmetic", {}, 0),
     ("from", {}, 1),
     ("from", {"scope": "model"}, 1),
-    ("ties", {}, 3),
-    ("ties", {"sign": "normfrac"}, 4),
-    ("ties", {"scope": "tensor"}, 3),
-    ("pcb", {}, 4),
-    ("pcb", {"scope": "tensor", "variant": "pairwise"}, 4),
+    ("ties", {}, 2),
+    ("ties", {"sign": "normfrac"}, 3),
+    ("ties", {"scope": "tensor"}, 2),
+    ("ties", {"variant": "mergekit"}, 1),
+    ("pcb", {}, 2),
+    ("pcb", {"scope": "tensor", "variant": "pairwise"}, 2),
 ]
 
 
@@ -339,7 +340,7 @@ def test_nothing_is_at_the_target_before_all_of_it_is(family: Family, tmp_path: 
 
     merge(Recipe("ties", base, tuple(experts)), tmp_path / "out", lambda step: seen.append((tmp_path / "out").exists()))
 
-    assert seen == [False] * 17
+    assert seen == [False] * 13
     assert (tmp_path / "out").exists()
 
 

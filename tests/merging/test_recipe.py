@@ -196,6 +196,7 @@ def test_the_yaml_is_the_one_that_people_write(tmp_path: Path) -> None:
         "parameters:\n"
         "  density: 0.2\n"
         "  sign: mass\n"
+        "  variant: release\n"
         "  lambda: 2.0\n"
         "  merge: mean\n"
         "  scope: model\n"
