@@ -35,7 +35,7 @@ class Group:
         self.name, self.bits, self.start, self.matrix = name, bits, start, matrix  # start: in the tensor, laid flat
         self.shape = shape
         self.which = tuple(range(len(bits) - 1))  # of the recipe's experts, where not all of them have the tensor
-        self.weight = torch.ones(len(bits) - 1)  # (experts)
+        self.weight: Any = None  # (experts), where the experts are weighed
         self.device = "cpu"
 
     @classmethod

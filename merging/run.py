@@ -113,7 +113,7 @@ class Run:
     def _merge_chunk(self, piece: tuple[Span, Writer]) -> None:
         span, write = piece
         group, entry = self.stream.read(span), self.output.placed[span.name]
-        out = kernels.scratch("out", (group.size,), np.uint16 if entry.dtype == "BF16" else np.uint32)
+        out = kernels.scratch("out", (1, group.size), np.uint16 if entry.dtype == "BF16" else np.uint32)[0]
         if not write(group, out):
             raise NotFiniteError(span.name)
         self._put(span.name, span.start, out if entry.dtype in ("BF16", "F32") else _converted(out, entry))

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from merging import kernels
-from merging.checkpoint import Checkpoint
 from merging.crew import Crew
 from merging.errors import MergeError
+from merging.files import Files, Reader
 from merging.groups import TILE, Bits, Group, Groups
-from merging.header import SIZES
 from merging.lazy import torch
 from merging.plan import Plan
 
@@ -55,30 +51,15 @@ def fitting(memory: int, workers: int, models: int) -> tuple[int, int]:
     raise MergeError(f"A merge of {models} models needs {least:.0f} MB of memory to work in. Allow it that much.")
 
 
-class Files:
-    """Files that stay open while a merge reads them, by any thread."""
+@dataclass(frozen=True)
+class Source:
+    """Where the numbers of one tensor come from: what reads a row of each model, the base first."""
 
-    def __init__(self) -> None:
-        self.opened: dict[Path, int] = {}
-        self.lock = threading.Lock()
-
-    def read(self, path: Path, offset: int, into: Any) -> int:
-        """Fill a buffer from the file's bytes at `offset` on; the number of bytes that there were."""
-        view = memoryview(into).cast("B")
-        done = 0
-        while done < len(view) and (count := os.preadv(self._number(path), [view[done:]], offset + done)):
-            done += count
-        return done
-
-    def _number(self, path: Path) -> int:
-        with self.lock:
-            if path not in self.opened:
-                self.opened[path] = os.open(path, os.O_RDONLY)
-            return self.opened[path]
-
-    def close(self) -> None:
-        for number in self.opened.values():
-            os.close(number)
+    dtype: Any  # of the rows: bits of bfloat16, or of float32
+    readers: tuple[Reader | None, ...]  # None for a base whose numbers are not needed
+    matrix: bool
+    which: tuple[int, ...]  # of the recipe's experts
+    weight: Tensor
 
 
 class Stream:
@@ -93,6 +74,7 @@ class Stream:
         self.plan, self.crew, self.chunk = plan, crew, chunk
         self.with_base, self.tensorwise, self.device = with_base, tensorwise, device
         self.files = Files()
+        self.sources: dict[str, Source] = {}
         self.weights: dict[str, Tensor] = {}  # of the experts that have the tensor
         self.watch: Callable[[Span], None] = lambda _: None  # told of every chunk before it is read
 
@@ -114,46 +96,37 @@ class Stream:
 
     def empty(self, name: str) -> Group:
         """A group of the tensor without any entry."""
-        return self._group(name, np.empty((1 + len(self.plan.merged[name]), 0), np.uint32), 0)
+        source = self._source(name)
+        return self._group(name, np.empty((len(source.readers), 0), source.dtype), 0, source)
 
     def read(self, span: Span) -> Group:
         """A chunk. It is valid until the same thread reads the next one."""
-        base, size = self.plan.base, span.stop - span.start
-        models = [base, *(self.plan.experts[index] for index in self.plan.merged[span.name])]
-        needed = models if self.with_base else models[1:]
-        stored = all(model.entries[span.name].dtype == "BF16" and span.name not in model.made for model in needed)
         self.watch(span)
-        bits = kernels.scratch("read", (len(models), size), np.uint16 if stored else np.uint32)
-        for model, row in zip(models, bits, strict=True):
-            if model is not base or self.with_base:
-                self._fill(model, span, row)
-        return self._group(span.name, bits, span.start)
+        source = self._source(span.name)
+        bits = kernels.scratch("read", (len(source.readers), span.stop - span.start), source.dtype)
+        for read, row in zip(source.readers, bits, strict=True):
+            if read:
+                read(row, span.start, span.stop)
+        return self._group(span.name, bits, span.start, source)
 
-    def _group(self, name: str, bits: Bits, start: int) -> Group:
-        group = Group.of_bits(name, bits, start, matrix=len(self.plan.base.entries[name].shape) >= 2)
-        group.device = self.device
-        group.weight = self.weights.get(name, group.weight)
-        if not self.tensorwise:
-            group.which = self.plan.merged[name]
+    def _group(self, name: str, bits: Bits, start: int, source: Source) -> Group:
+        group = Group.of_bits(name, bits, start, source.matrix)
+        group.weight, group.which, group.device = source.weight, source.which, self.device
         return group
 
-    def _fill(self, model: Checkpoint, span: Span, row: Bits) -> None:
-        """Read a row: its bytes as they are where that can be, else what is made of them."""
-        entry = model.entries[span.name]
-        plain = span.name not in model.made and (entry.dtype, row.itemsize) in (("BF16", 2), ("F32", 4))
-        if not plain or not hasattr(os, "preadv"):
-            values = model.read(span.name, span.start, span.stop)
-            row[:] = values.view(torch.int16).numpy().view(np.uint16) if row.itemsize == 2 else _bits(values)
-            return
-        try:
-            count = self.files.read(entry.file, entry.offset + span.start * SIZES[entry.dtype], row)
-        except OSError as error:
-            raise MergeError(f"{entry.file} could not be read ({error.strerror}). Check the file.") from error
-        if count < row.nbytes:
-            words = f"{entry.file} ended while `{span.name}` was read."
-            raise MergeError(f"{words} Check that nothing is changing the file.")
+    def _source(self, name: str) -> Source:
+        if name not in self.sources:
+            self.sources[name] = self._found(name)
+        return self.sources[name]
 
-
-def _bits(values: Any) -> Bits:
-    bits: Bits = values.float().numpy().view(np.uint32)
-    return bits
+    def _found(self, name: str) -> Source:
+        base, which = self.plan.base, self.plan.merged[name]
+        models = [base, *(self.plan.experts[index] for index in which)]
+        needed = models if self.with_base else models[1:]
+        stored = all(model.entries[name].dtype == "BF16" and name not in model.made for model in needed)
+        readers = [self.files.reader(model, name, 2 if stored else 4) for model in needed]
+        weight = self.weights.get(name, torch.ones(len(which)))
+        places = tuple(range(len(which))) if self.tensorwise else which
+        matrix = len(base.entries[name].shape) >= 2
+        rows = tuple(readers) if self.with_base else (None, *readers)
+        return Source(np.uint16 if stored else np.uint32, rows, matrix, places, weight)

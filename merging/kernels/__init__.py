@@ -22,18 +22,15 @@ def usable() -> bool:
     return find_spec("numba") is not None
 
 
-def scratch(purpose: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray[Any, Any]:
+def scratch(purpose: str, shape: tuple[int, int], dtype: Any) -> np.ndarray[Any, Any]:
     """Memory for one purpose, this thread's own, which the next call for the same purpose hands out again."""
     import numpy as np
 
-    size = 1
-    for length in shape:
-        size *= length
-    memory = _kept.__dict__.setdefault("memory", {})
-    key = (purpose, np.dtype(dtype))
-    if key not in memory or memory[key].size < size:
-        memory[key] = np.empty(size, dtype)
-    return memory[key][:size].reshape(shape)
+    size = shape[0] * shape[1]
+    memory = _kept.__dict__.get((purpose, dtype))
+    if memory is None or memory.size < size:
+        memory = _kept.__dict__[purpose, dtype] = np.empty(size, dtype)
+    return memory[:size].reshape(shape)  # type: ignore[no-any-return]
 
 
 def warm() -> None:

@@ -1,0 +1,20 @@
+"""Merges a little of nothing, so that the kernels are compiled, or read from where they are kept, before they matter."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from merging.chunks import writer
+from merging.groups import Group, Groups
+from merging.method import METHODS
+from merging.vectors import FEW
+
+
+def merge_a_little() -> None:
+    """Run every method over one number of each type that models are stored in; takes a while the first time."""
+    for dtype in (np.uint16, np.uint32):
+        for method in METHODS.values():
+            values = method.filled({}, 2)
+            group = Group.of_bits("", np.zeros((3, 1), dtype)).weighed(values["weight"])
+            survey = method.look(Groups([group], lambda one: one, 2, FEW + 1), values)  # as of a large tensor
+            writer(method, survey, values, group)(group, np.empty(1, dtype))
