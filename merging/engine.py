@@ -18,7 +18,7 @@ from merging.header import FLOATS, Entry
 from merging.memory import merge_groups as merge_groups
 from merging.output import Output, examine, lay_out
 from merging.plan import Plan
-from merging.preflight import check
+from merging.preflight import MEMORY, check
 from merging.progress import Clock
 from merging.progress import Step as Step
 from merging.provenance import STORY, mark_of, provenance
@@ -31,7 +31,6 @@ from merging.vectors import NotFiniteError
 from merging.workplace import workplace
 
 SHARD = 5 << 30  # bytes of one output file, as Hugging Face writes them
-MEMORY = 1 << 30  # bytes that a merge may work in
 
 
 @dataclass(frozen=True)

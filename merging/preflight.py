@@ -12,19 +12,18 @@ from merging.checkpoint import Checkpoint, open_checkpoint
 from merging.companions import extended
 from merging.errors import MergeError
 from merging.header import FLOATS, SIZES
+from merging.passes import all_passes, objections
 from merging.plan import Plan, plan
 from merging.publish import target
+from merging.stream import fitting, memory_of
 
 if TYPE_CHECKING:
     from merging.recipe import Recipe
     from merging.settings import Settings
 
 MEMORY = 1_000_000_000  # bytes a merge may work in when nothing else is asked for, beside the program itself
-PROGRAM = 250_000_000  # bytes of Python, torch and the compiled kernels
-CHUNK = 1 << 17  # entries that a worker has of each model at a time
-COPIES = 3  # of a chunk: as it was read, as float32, and what is computed of it
-COUNTS = 1 << 20  # bytes that a worker counts in for each model
-SPEED = 1_500_000_000  # bytes a second that one worker reads, computes and writes of a simple method
+PROGRAM = 300_000_000  # bytes of Python, torch and the compiled kernels
+QUICK, SLOW = 1_500_000_000, 500_000_000  # bytes a second that a worker gets through: by coefficients, entry by entry
 
 
 @dataclass(frozen=True)
@@ -55,8 +54,9 @@ def check(
         _tried(problems, target, out, written)
     if work is None:
         return Preflight(tuple(dict.fromkeys(problems)), recipe.warnings)
-    if memory is not None and memory < _each(work):
-        problems.append(_short(work, memory))
+    if settings and not problems:
+        problems += objections(work, settings)
+    _tried(problems, fitting, memory or MEMORY, 1, 1 + len(work.experts))
     unused = settings.unmatched(work.merged) if settings else []
     return Preflight(
         tuple(dict.fromkeys(problems)),
@@ -120,26 +120,13 @@ def bytes_out(work: Plan, out_dtype: str = "") -> int:
 def estimate(
     work: Plan, settings: Settings | None, workers: int | None = None, memory: int | None = None
 ) -> tuple[int, float]:
-    """About how many bytes of memory a merge will have, and how many seconds it will take.
-
-    There are as many workers as the memory allows. Time is that of a method that goes once over the weights for its
-    survey, if it has one, and once to merge.
-    """
-    allowed = max(1, (memory or MEMORY) // _each(work))
-    threads = min(workers or os.cpu_count() or 1, allowed)
-    passes = 2 if settings and settings.method.survey else 1
-    return PROGRAM + threads * _each(work), (passes * bytes_in(work) + work.bytes) / (SPEED * threads)
-
-
-def _each(work: Plan) -> int:
-    """The bytes that one worker works in."""
+    """About how many bytes of memory a merge will have, and how many seconds it will take once the files are cached."""
     models = 1 + len(work.experts)
-    return CHUNK * 4 * COPIES * (models + 1) + models * COUNTS
-
-
-def _short(work: Plan, memory: int) -> str:
-    needed, models = _each(work) / 1e6, 1 + len(work.experts)
-    return (
-        f"A merge of {models} models needs {needed:,.0f} MB of memory to work in, and may use {memory / 1e6:,.0f} MB. "
-        "Allow it more."
-    )
+    try:
+        threads, chunk = fitting(memory or MEMORY, workers or os.cpu_count() or 1, models)
+        visits = all_passes(work, settings) if settings else {}
+    except MergeError:  # it is among the problems
+        return 0, 0.0
+    read = sum(work.base.entries[name].bytes * models * (1 + visits.get(name, 0)) for name in work.merged)
+    speed = SLOW if settings and settings.method.entrywise else QUICK
+    return PROGRAM + memory_of(threads, models, chunk), (read + work.bytes) / (speed * threads)

@@ -12,16 +12,15 @@ from merging.checkpoint import Checkpoint
 from merging.chunks import Writer, writer
 from merging.crew import Crew
 from merging.errors import MergeError
-from merging.groups import Group, Groups
 from merging.header import Entry, dtype_of
 from merging.lazy import torch
-from merging.method import Method
 from merging.output import Output, stored_checksum
+from merging.passes import all_passes, tensorwise, values_of
 from merging.plan import Plan
 from merging.progress import Clock, Progress, Step
 from merging.settings import Settings, depths
 from merging.stream import Span, Stream, spans
-from merging.vectors import FEW, NotFiniteError
+from merging.vectors import NotFiniteError
 from merging.workplace import Workplace
 
 LARGE = 16  # a tensor of more chunks than this is shared by all workers; the others are given to one worker each
@@ -43,22 +42,13 @@ class Run:
     ) -> None:
         self.work, self.settings, self.method, self.crew = work, settings, settings.method, team
         self.output, self.made_in = output, made_in
-        self.tensorwise = self.method.survey is not None and settings.fixed.get("scope") == "tensor"
+        self.tensorwise = tensorwise(settings)
         self.stream = Stream(work, team, chunk, self.method.needs_base, self.tensorwise, device)
         self.depths = depths(work.merged)
         self.stream.weights = {name: self._values(name)["weight"] for name in work.merged}
         self.left = [name for name in work.merged if not self._intact(name)]
-        self.progress = Progress(work, self._all_passes(), on_step)
+        self.progress = Progress(work, all_passes(work, settings), on_step)
         self.stream.watch = self.progress.watch
-
-    def _all_passes(self) -> dict[str, int]:
-        """How often the survey goes over each tensor."""
-        sizes = {name: self.work.base.entries[name].size for name in self.work.merged}
-        if not self.tensorwise:
-            count = _passes(self.method, self._values(next(iter(sizes))), sum(sizes.values()))
-            return dict.fromkeys(sizes, count if self.left else 0)
-        few, many = (_passes(self.method, self._values(next(iter(sizes))), entries) for entries in (FEW, FEW + 1))
-        return {name: few if size <= FEW else many for name, size in sizes.items()}
 
     def _intact(self, name: str) -> bool:
         """Whether an earlier run finished the tensor, and it is still what it was."""
@@ -66,12 +56,7 @@ class Run:
         return known is not None and known == stored_checksum(self.output.placed[name])
 
     def _values(self, name: str) -> dict[str, Any]:
-        """The parameters for a tensor by argument name, of the experts that have it."""
-        values, which = self.settings.of(name, self.depths[name]), self.work.merged[name]
-        for param in self.method.params.values():
-            if param.per_expert or param.by_expert:
-                values[param.name] = [values[param.name][index] for index in which]
-        return self.method.filled(values, len(which))
+        return values_of(self.work, self.settings, name, self.depths[name])
 
     def all(self, clock: Clock) -> None:
         """Copy what is copied, survey, and merge, but for what an earlier run has finished."""
@@ -156,20 +141,3 @@ def _converted(out: Any, entry: Entry) -> Any:
     if not values.isfinite().all():
         raise NotFiniteError(entry.name)
     return values.view(torch.uint8).numpy()
-
-
-def _passes(method: Method, values: dict[str, Any], entries: int) -> int:
-    """How often the method's survey will go over so many entries, found by letting it go over a few.
-
-    What the method has against the values themselves (weights that add up to 0) is said here, before any work.
-    """
-    passes, experts = 0, len(values["weight"])
-    group = Group("", torch.zeros(2), torch.arange(2.0 * experts).reshape(experts, 2)).weighed(values["weight"])
-
-    def read(_: int) -> Group:
-        nonlocal passes
-        passes += 1
-        return group
-
-    method.outcome(group, method.look(Groups([0], read, experts, entries), values), values)
-    return passes

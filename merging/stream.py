@@ -48,7 +48,8 @@ def fitting(memory: int, workers: int, models: int) -> tuple[int, int]:
         if memory_of(count, models, TILES * TILE) <= memory:
             return count, TILES * TILE
     least = memory_of(1, models, TILES * TILE) / 1e6
-    raise MergeError(f"A merge of {models} models needs {least:.0f} MB of memory to work in. Allow it that much.")
+    words = f"A merge of {models} models needs {least:.0f} MB of memory to work in, and may use {memory / 1e6:.0f} MB."
+    raise MergeError(f"{words} Allow it more.")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,11 @@
-"""Merges a little of nothing, so that the kernels are compiled, or read from where they are kept, before they matter."""
+"""Merges a little of nothing, so that the kernels are compiled, and kept, before they matter.
+
+As a program of its own it does so in the background: `python -m merging.warming`.
+"""
 
 from __future__ import annotations
+
+import os
 
 import numpy as np
 
@@ -18,3 +23,9 @@ def merge_a_little() -> None:
             group = Group.of_bits("", np.zeros((3, 1), dtype)).weighed(values["weight"])
             survey = method.look(Groups([group], lambda one: one, 2, FEW + 1), values)  # as of a large tensor
             writer(method, survey, values, group)(group, np.empty(1, dtype))
+
+
+if __name__ == "__main__":
+    if hasattr(os, "nice"):
+        os.nice(10)  # whoever waits for the screen goes first
+    merge_a_little()

@@ -31,10 +31,3 @@ def scratch(purpose: str, shape: tuple[int, int], dtype: Any) -> np.ndarray[Any,
     if memory is None or memory.size < size:
         memory = _kept.__dict__[purpose, dtype] = np.empty(size, dtype)
     return memory[:size].reshape(shape)  # type: ignore[no-any-return]
-
-
-def warm() -> None:
-    """Compile what merges usually need, or read it from where it was kept; takes a while the first time."""
-    from merging.warming import merge_a_little
-
-    merge_a_little()
