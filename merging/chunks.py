@@ -10,6 +10,7 @@ import numpy as np
 from merging.groups import Bits, Group
 from merging.lazy import torch
 from merging.method import Blend, Method, ModelCoefficients, Outcome, TaskCoefficients
+from merging.vectors import of_some
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,16 +32,6 @@ def writer(method: Method, survey: Any, values: dict[str, Any], like: Group) -> 
         return _plainly(method.outcome(group, survey, values), group, out)
 
     return write
-
-
-def of_some(survey: Any, like: Group) -> Any:
-    """What a survey says of the experts that have a tensor: its first axis is that of all experts, or it has none."""
-    if isinstance(survey, torch.Tensor):
-        some = survey[list(like.which)] if survey.ndim else survey
-        return some.to(like.device)
-    if isinstance(survey, tuple):
-        return type(survey)(*(of_some(part, like) for part in survey))
-    return survey
 
 
 def _weighted(outcome: Outcome) -> Writer:

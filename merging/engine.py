@@ -23,11 +23,11 @@ from merging.progress import Clock
 from merging.progress import Step as Step
 from merging.provenance import STORY, mark_of, provenance
 from merging.publish import target
+from merging.ranking import NotFiniteError
 from merging.recipe import Recipe
 from merging.run import Run
 from merging.sizes import in_bytes
 from merging.stream import fitting
-from merging.vectors import NotFiniteError
 from merging.workplace import workplace
 
 SHARD = 5 << 30  # bytes of one output file, as Hugging Face writes them

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TILE = 1 << 17  # entries whose sum is taken at once; all sums add these tiles in order, whatever the chunks
+FEW = 1 << 16  # numbers that are quicker sorted than counted
 Bits = np.ndarray[Any, Any]
 
 
@@ -104,18 +105,21 @@ class Groups:
         self,
         pieces: Sequence[Any],
         read: Callable[[Any], Group],
-        experts: int,
-        entries: int,
+        sizes: Sequence[int],
         crew: Crew | None = None,
+        cut: Callable[[Any, int], Any] | None = None,
     ) -> None:
-        self.pieces, self.read, self.experts = pieces, read, experts
-        self.entries = entries  # of all pieces together
+        self.pieces, self.read = pieces, read
+        self.sizes = sizes  # the number of entries of each expert
+        self.few = max(sizes) <= FEW  # whether all of them may be held in memory
+        self.cut = cut  # the piece that is the beginning of a piece
         self.crew = crew or Crew()
 
     @staticmethod
     def of(groups: Sequence[Group]) -> Groups:
         """Groups that are in memory."""
-        return Groups(groups, lambda group: group, len(groups[0].which), sum(group.size for group in groups))
+        size = sum(group.size for group in groups)
+        return Groups(groups, lambda group: group, [size] * len(groups[0].which), cut=lambda group, n: group.cut(0, n))
 
     def each(self, visit: Callable[[int, Group], None]) -> None:
         """One pass: show every piece, and its number, to `visit`, several at a time."""
@@ -132,29 +136,36 @@ class Groups:
         self.each(visit)
         return torch.stack([found[key] for key in sorted(found)]).sum(0)
 
-    def count(self, measure: Callable[[Group, Bits], None], shape: tuple[int, ...]) -> Bits:
-        """The counts that a measure adds, chunk by chunk, to an array of shape (experts, *shape)."""
-        counts: dict[int, Bits] = {}
+    def fold(self, begin: Callable[[], Any], add: Callable[[Group, Any], None]) -> list[Any]:
+        """What each worker has made of the pieces it was shown, beginning with `begin`."""
+        made: dict[int, Any] = {}
 
         def visit(_: int, group: Group) -> None:
             worker = threading.get_ident()
-            if worker not in counts:
-                counts[worker] = np.zeros((self.experts, *shape), np.int64)
-            mine = counts[worker]
-            if len(group.which) == self.experts:
-                measure(group, mine)
-            else:
-                some = mine[list(group.which)]
-                measure(group, some)
-                mine[list(group.which)] = some
+            if worker not in made:
+                made[worker] = begin()
+            add(group, made[worker])
 
         self.each(visit)
-        return cast(Bits, sum(counts.values()))
+        return list(made.values())
+
+    def sample(self, measure: Callable[[Group], Any], runs: int, length: int) -> list[Any]:
+        """The measure of the beginnings of some pieces, evenly spread, in their order; none where there are too few."""
+        cut, step = self.cut, len(self.pieces) // runs
+        if cut is None or not step:
+            return []
+        chosen, found = self.pieces[::step], {}
+
+        def look(number: int) -> None:
+            found[number] = measure(self.read(cut(chosen[number], length)))
+
+        self.crew.run(look, range(len(chosen)))
+        return [found[number] for number in sorted(found)]
 
     def _of_all(self, values: Tensor, which: tuple[int, ...]) -> Tensor:
         """Values of some experts in the place of each, with 0 for the others."""
-        if values.ndim == 0 or len(which) == self.experts:
+        if values.ndim == 0 or len(which) == len(self.sizes):
             return values
-        everyone = values.new_zeros(self.experts, *values.shape[1:])
+        everyone = values.new_zeros(len(self.sizes), *values.shape[1:])
         everyone[list(which)] = values
         return everyone

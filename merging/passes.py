@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from merging.errors import MergeError
-from merging.groups import Group, Groups
+from merging.groups import FEW, Group, Groups
 from merging.lazy import torch
 from merging.method import Method
 from merging.plan import Plan
 from merging.settings import Settings, depths
-from merging.vectors import FEW
 
 
 def values_of(work: Plan, settings: Settings, name: str, depth: float) -> dict[str, Any]:
@@ -28,8 +27,11 @@ def tensorwise(settings: Settings) -> bool:
     return settings.method.survey is not None and settings.fixed.get("scope") == "tensor"
 
 
-def passes(method: Method, values: dict[str, Any], entries: int) -> int:
-    """How often the method's survey goes over so many entries; MergeError when it has something against its values."""
+def passes(method: Method, values: dict[str, Any], few: bool) -> int:
+    """How often the method's survey goes over entries that are few, or many, where all goes well.
+
+    Raises MergeError when the method has something against its values.
+    """
     count, experts = 0, len(values["weight"])
     group = Group("", torch.zeros(2), torch.arange(2.0 * experts).reshape(experts, 2)).weighed(values["weight"])
 
@@ -38,7 +40,9 @@ def passes(method: Method, values: dict[str, Any], entries: int) -> int:
         count += 1
         return group
 
-    method.outcome(group, method.look(Groups([0], read, experts, entries), values), values)
+    groups = Groups([0], read, [group.size] * experts)
+    groups.few = few
+    method.outcome(group, method.look(groups, values), values)
     return count
 
 
@@ -48,8 +52,8 @@ def all_passes(work: Plan, settings: Settings) -> dict[str, int]:
     first = next(iter(sizes))
     values = values_of(work, settings, first, depths(sizes)[first])
     if not tensorwise(settings):
-        return dict.fromkeys(sizes, passes(settings.method, values, sum(sizes.values())))
-    few, many = (passes(settings.method, values, entries) for entries in (FEW, FEW + 1))
+        return dict.fromkeys(sizes, passes(settings.method, values, few=sum(sizes.values()) <= FEW))
+    few, many = (passes(settings.method, values, each) for each in (True, False))
     return {name: few if size <= FEW else many for name, size in sizes.items()}
 
 
@@ -62,7 +66,7 @@ def objections(work: Plan, settings: Settings) -> Iterator[str]:
         names = list(work.merged)
     for name in names:
         try:
-            passes(settings.method, values_of(work, settings, name, depth[name]), FEW)
+            passes(settings.method, values_of(work, settings, name, depth[name]), few=True)
         except MergeError as error:
             yield str(error) if settings.constant else f"`{name}`: {error}"
             return

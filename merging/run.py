@@ -18,9 +18,9 @@ from merging.output import Output, stored_checksum
 from merging.passes import all_passes, tensorwise, values_of
 from merging.plan import Plan
 from merging.progress import Clock, Progress, Step
+from merging.ranking import NotFiniteError
 from merging.settings import Settings, depths
 from merging.stream import Span, Stream, spans
-from merging.vectors import NotFiniteError
 from merging.workplace import Workplace
 
 LARGE = 16  # a tensor of more chunks than this is shared by all workers; the others are given to one worker each

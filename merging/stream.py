@@ -37,6 +37,11 @@ def spans(name: str, size: int, chunk: int) -> list[Span]:
     return [Span(name, start, min(start + chunk, size)) for start in range(0, size, chunk)]
 
 
+def cut(span: Span, length: int) -> Span:
+    """The beginning of a run."""
+    return Span(span.name, span.start, min(span.start + length, span.stop))
+
+
 def memory_of(workers: int, models: int, chunk: int) -> int:
     """Bytes that a merge works in, whatever the size of the models: what is read, ranked, counted and written."""
     return workers * (chunk * 4 * 3 * (models + 1) + models * HISTOGRAMS)
@@ -81,15 +86,16 @@ class Stream:
 
     def model(self, names: list[str]) -> Groups:
         """All these tensors together."""
-        pieces = [span for name in names for span in self.spans(name)]
-        return self._groups(pieces, self.crew, len(self.plan.experts))
+        sizes = [0] * len(self.plan.experts)
+        for name in names:
+            for index in self.plan.merged[name]:
+                sizes[index] += self.plan.base.entries[name].size
+        return Groups([span for name in names for span in self.spans(name)], self.read, sizes, self.crew, cut)
 
     def tensor(self, name: str, crew: Crew) -> Groups:
         """One tensor, of the experts that have it."""
-        return self._groups(self.spans(name), crew, len(self.plan.merged[name]))
-
-    def _groups(self, pieces: list[Span], crew: Crew, experts: int) -> Groups:
-        return Groups(pieces, self.read, experts, sum(span.stop - span.start for span in pieces), crew)
+        sizes = [self.plan.base.entries[name].size] * len(self.plan.merged[name])
+        return Groups(self.spans(name), self.read, sizes, crew, cut)
 
     def spans(self, name: str) -> list[Span]:
         """The chunks of a tensor."""

@@ -12,7 +12,6 @@ import numpy as np
 from merging.chunks import writer
 from merging.groups import Group, Groups
 from merging.method import METHODS
-from merging.vectors import FEW
 
 
 def merge_a_little() -> None:
@@ -21,7 +20,9 @@ def merge_a_little() -> None:
         for method in METHODS.values():
             values = method.filled({}, 2)
             group = Group.of_bits("", np.zeros((3, 1), dtype)).weighed(values["weight"])
-            survey = method.look(Groups([group], lambda one: one, 2, FEW + 1), values)  # as of a large tensor
+            groups = Groups.of([group])
+            groups.few = False  # as in a large tensor
+            survey = method.look(groups, values)
             writer(method, survey, values, group)(group, np.empty(1, dtype))
 
 

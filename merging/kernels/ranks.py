@@ -1,4 +1,4 @@
-"""Magnitudes, and histograms of the bits of float32 numbers, from which exact order statistics follow."""
+"""Magnitudes, and where the codes of float32 numbers lie, from which exact order statistics follow."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from merging.kernels.bits import TILE, as_float, code, kernel, lift
+
+BLOCK = 32  # codes that are looked at together: most blocks have none in a narrow interval
 
 
 @kernel
@@ -24,34 +26,52 @@ def magnitudes(bits: Any, out: Any) -> None:
 
 
 @kernel
-def count_upper(values: Any, counts: Any) -> None:
-    """Count each row of values by the upper 16 bits of their codes; adds to `counts`, (rows, 65536)."""
-    bins = np.empty(TILE, np.uint16)
-    for row in range(values.shape[0]):
-        counted = counts[row]
-        for start in range(0, values.shape[1], TILE):
-            part = values[row][start : start + TILE]
-            for i in range(len(part)):
-                bins[i] = np.uint16(code(part[i]) >> np.uint32(16))
-            for i in range(len(part)):
-                counted[bins[i]] += 1
+def _codes(values: Any, out: Any) -> Any:
+    """The codes of a tile, and the least and the largest of them."""
+    for i in range(len(values)):
+        out[i] = code(values[i])
+    least, largest = np.uint32(0xFFFFFFFF), np.uint32(0)
+    for i in range(len(values)):
+        least = min(least, out[i])
+        largest = max(largest, out[i])
+    return least, largest
 
 
 @kernel
-def count_lower(values: Any, chosen: Any, counts: Any) -> None:
-    """Count the values of chosen bins, (rows, bins), by the lower 16 bits of their codes.
+def _tally(codes: Any, low: Any, shift: Any, bins: Any, counts: Any) -> Any:
+    """Count the codes of a tile in an interval by bins of 2^shift; and the number of codes below it."""
+    below = np.int32(0)
+    for i in range(len(codes)):
+        below += np.int32(codes[i] < low)
+        bins[i] = (codes[i] - low) >> shift
+    most = np.uint32(len(counts))
+    for start in range(0, len(codes), BLOCK):
+        least = most
+        part = bins[start : start + BLOCK]
+        for i in range(len(part)):
+            least = min(least, part[i])
+        if least < most:
+            for i in range(len(part)):
+                if part[i] < most:
+                    counts[part[i]] += 1
+    return below
 
-    Adds to `counts`, (rows, bins, 65536).
+
+@kernel
+def tally(values: Any, which: Any, low: Any, shift: Any, below: Any, counts: Any, least: Any, largest: Any) -> None:
+    """Count the values of each expert, (rows, entries), in the intervals of the ranks that are looked for.
+
+    `which` are the experts' numbers; by these, `low` and `shift` are (experts, ranks), `below` is (experts, ranks),
+    `counts` is (experts, ranks, bins), and `least` and `largest` are (experts), the extreme codes so far.
     """
-    inside = np.empty(TILE, np.uint32)
+    codes, bins = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
     for row in range(values.shape[0]):
-        for place in range(chosen.shape[1]):
-            first = np.uint32(chosen[row, place]) << np.uint32(16)
-            counted = counts[row, place]
-            for start in range(0, values.shape[1], TILE):
-                part = values[row][start : start + TILE]
-                for i in range(len(part)):
-                    inside[i] = code(part[i]) - first
-                for i in range(len(part)):
-                    if inside[i] < np.uint32(65536):
-                        counted[inside[i]] += 1
+        expert = which[row]
+        for start in range(0, values.shape[1], TILE):
+            part = values[row][start : start + TILE]
+            first, last = _codes(part, codes)
+            least[expert] = min(least[expert], first)
+            largest[expert] = max(largest[expert], last)
+            for rank in range(low.shape[1]):
+                place = counts[expert, rank]
+                below[expert, rank] += _tally(codes[: len(part)], low[expert, rank], shift[expert, rank], bins, place)

@@ -10,7 +10,8 @@ from merging import kernels
 from merging.lazy import torch
 from merging.method import Bits, Blend, Group, Groups, method
 from merging.params import Param, Scaling, Weight
-from merging.vectors import magnitudes, order_statistics, total
+from merging.ranking import order_statistics
+from merging.vectors import Picked, magnitudes, total
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,7 +52,8 @@ def survey(groups: Groups, *, ratio: Ratio = 0.1, variant: Variant = "release", 
     def threshold(entries: int, _: int) -> list[int]:
         return [max(min(int(entries * (1 - ratio)), entries - 2), 0), entries - 1]
 
-    scores = order_statistics(groups, lambda group: _scores(group, competition, variant), threshold)
+    picked = Picked(competition)
+    scores = order_statistics(groups, lambda group: _scores(group, picked.of(group), variant), threshold)
     return competition._replace(threshold=scores[:, 0], best=scores[:, 1])
 
 
@@ -99,13 +101,12 @@ def _clamped(tau: Tensor, bounds: Competition) -> Tensor:
 
 def _scores(group: Group, competition: Competition, variant: str) -> Tensor:
     """The score of every entry of a chunk. Valid until the thread asks for the next ones."""
-    some = Competition(*(values[list(group.which)] for values in competition))
     if not group.fused:
-        return scores(group.tau, some, variant)
+        return scores(group.tau, competition, variant)
     from merging.kernels import pcb as kernel
 
     out = kernels.scratch("values", (len(group.which), group.size), np.float32)
-    kernel.score(group.bits, _KINDS[variant], *(values.numpy() for values in some[:3]), out)
+    kernel.score(group.bits, _KINDS[variant], *(values.numpy() for values in competition[:3]), out)
     return torch.from_numpy(out)
 
 

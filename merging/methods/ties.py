@@ -9,7 +9,8 @@ import numpy as np
 from merging.lazy import torch
 from merging.method import Bits, Blend, Group, Groups, method
 from merging.params import Density, Param, Scaling, Weight
-from merging.vectors import magnitudes, order_statistics, total
+from merging.ranking import order_statistics
+from merging.vectors import Picked, magnitudes, total
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -43,11 +44,13 @@ def survey(groups: Groups, *, density: Density = 0.2, sign: Sign = "mass", varia
     thresholds = _thresholds(groups, density, variant)
     trim = Trim(thresholds, torch.zeros_like(thresholds), torch.ones(()))
     if sign != "mass":
-        squares = groups.sum(lambda group: _trim(group, trim).double().square().sum(1))
+        picked = Picked(trim)
+        squares = groups.sum(lambda group: _trimmed(group.tau, picked.of(group).thresholds).double().square().sum(1))
         trim = trim._replace(norms=squares.sqrt().float())
     if variant == "mergekit":
         return trim
-    return trim._replace(majority=groups.sum(lambda group: _balance(group, trim, sign)).sign().float())
+    whole = Picked(trim)
+    return trim._replace(majority=groups.sum(lambda group: _balance(group, whole.of(group), sign)).sign().float())
 
 
 def fused(group: Group, survey: Trim, values: dict[str, Any], out: Bits) -> bool | None:
@@ -123,19 +126,14 @@ def _trimmed(tau: Tensor, thresholds: Tensor) -> Tensor:
     return torch.where(tau.abs() >= thresholds[:, None], tau, 0.0)
 
 
-def _trim(group: Group, trim: Trim) -> Tensor:
-    return _trimmed(group.tau, trim.thresholds[list(group.which)])
-
-
 def _balance(group: Group, trim: Trim, sign: str) -> Tensor:
     """How many more entries elect a positive sign than a negative one."""
     if group.fused and sign == "mass":
         from merging.kernels import ties as kernel
 
-        thresholds = trim.thresholds[list(group.which)].numpy()
-        return torch.tensor(kernel.balance(group.bits, thresholds, group.weight.numpy()), dtype=torch.float64)
-    norms = Trim(trim.thresholds, trim.norms[list(group.which)], trim.majority)
-    return _elect(_trim(group, trim), norms, sign, group.weight).double().sum()
+        balance = kernel.balance(group.bits, trim.thresholds.numpy(), group.weight.numpy())
+        return torch.tensor(balance, dtype=torch.float64)
+    return _elect(_trimmed(group.tau, trim.thresholds), trim, sign, group.weight).double().sum()
 
 
 def _elect(tau: Tensor, trim: Trim, sign: str, weight: Tensor) -> Tensor:

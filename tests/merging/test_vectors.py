@@ -6,9 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from merging import vectors
+from merging import groups
+from merging.groups import FEW
 from merging.method import Group, Groups
-from merging.vectors import FEW, magnitudes, norms, order_statistics
+from merging.ranking import order_statistics
+from merging.vectors import magnitudes, norms
 from tests.strategies import finite_floats
 
 
@@ -16,7 +18,7 @@ from tests.strategies import finite_floats
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, both_paths: str) -> None:
     """Every test runs with the histograms of large tensors, and with the sorting of small ones."""
     if request.param == "counted":
-        monkeypatch.setattr(vectors, "FEW", 0)
+        monkeypatch.setattr(groups, "FEW", 0)
 
 
 def stream(rows: Tensor, chunk: int) -> Groups:
@@ -70,7 +72,7 @@ def test_ranks_may_depend_on_how_many_entries_there_are() -> None:
     assert found.tolist() == [[5.0]]
 
 
-def test_order_statistics_go_over_the_stream_twice() -> None:
+def test_order_statistics_without_a_sample_go_over_the_stream_twice() -> None:
     passes = 0
 
     def read(_: int) -> Group:
@@ -78,7 +80,7 @@ def test_order_statistics_go_over_the_stream_twice() -> None:
         passes += 1
         return Group("w", torch.zeros(2), torch.ones(1, 2))
 
-    order_statistics(Groups([0], read, experts=1, entries=FEW + 1), magnitudes, lambda *_: [0, 1])
+    order_statistics(Groups([0], read, [FEW + 1]), magnitudes, lambda *_: [0, 1])
 
     assert passes == 2
 
