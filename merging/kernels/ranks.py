@@ -74,4 +74,5 @@ def tally(values: Any, which: Any, low: Any, shift: Any, below: Any, counts: Any
             largest[expert] = max(largest[expert], last)
             for rank in range(low.shape[1]):
                 place = counts[expert, rank]
-                below[expert, rank] += _tally(codes[: len(part)], low[expert, rank], shift[expert, rank], bins, place)
+                found = _tally(codes[: len(part)], low[expert, rank], shift[expert, rank], bins[: len(part)], place)
+                below[expert, rank] += found
