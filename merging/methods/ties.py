@@ -97,8 +97,8 @@ def ties(
     # Where the majority is a draw, too, the authors' comparison falls to the negative side.
     agrees = torch.where(gamma > 0, weighted > 0, weighted < 0)
     if merge == "max":
-        return Blend(_largest(weighted * (agrees & (gamma != 0))), 1.0, scaling)
-    parts = weighted * agrees
+        return Blend(_largest(torch.where(agrees & (gamma != 0), weighted, 0.0)), 1.0, scaling)
+    parts = torch.where(agrees, weighted, 0.0)
     if merge == "sum":
         return Blend(parts, 1.0, scaling)
     count = total(weight[:, None] * agrees)
