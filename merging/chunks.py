@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from merging.groups import Bits, Group
+from merging.groups import Bits, Group, of_some
 from merging.lazy import torch
 from merging.method import Blend, Method, ModelCoefficients, Outcome, TaskCoefficients
 
@@ -21,7 +21,8 @@ Writer = Callable[
 
 def writer(method: Method, survey: Any, values: dict[str, Any], like: Group) -> Writer:
     """What merges the chunks of one tensor, given its survey and values; `like` is any group of that tensor."""
-    survey, values = of_some(survey, like), {**values, "weight": like.weight.to(like.device)}
+    device = like.device if method.entrywise else "cpu"  # a few numbers per expert stay here, in float64
+    survey, values = of_some(survey, like.which, device), {**values, "weight": like.weight.to(device)}
     if not method.entrywise:
         return _weighted(method.outcome(like, survey, values))
 
@@ -31,16 +32,6 @@ def writer(method: Method, survey: Any, values: dict[str, Any], like: Group) -> 
         return _plainly(method.outcome(group, survey, values), group, out)
 
     return write
-
-
-def of_some(survey: Any, like: Group) -> Any:
-    """What a survey says of the experts that have a tensor: its first axis is that of all experts, or it has none."""
-    if isinstance(survey, torch.Tensor):
-        some = survey[list(like.which)] if survey.ndim else survey
-        return some.to(like.device)
-    if isinstance(survey, tuple):
-        return type(survey)(*(of_some(part, like) for part in survey))
-    return survey
 
 
 def _weighted(outcome: Outcome) -> Writer:

@@ -53,7 +53,7 @@ def squared_norms(group: Group) -> Tensor:
         from merging.kernels import sums
 
         return torch.from_numpy(sums.squares(group.bits))
-    return group.tau.double().square().sum(-1)
+    return group.tau.cpu().double().square().sum(-1)  # not every device has float64
 
 
 def magnitudes(group: Group) -> Tensor:

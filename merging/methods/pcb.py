@@ -8,7 +8,7 @@ import numpy as np
 
 from merging import kernels
 from merging.lazy import torch
-from merging.method import Bits, Blend, Group, Groups, method
+from merging.method import Bits, Blend, Group, Groups, method, of_some
 from merging.params import Param, Scaling, Weight
 from merging.vectors import magnitudes, order_statistics, total
 
@@ -99,7 +99,7 @@ def _clamped(tau: Tensor, bounds: Competition) -> Tensor:
 
 def _scores(group: Group, competition: Competition, variant: str) -> Tensor:
     """The score of every entry of a chunk. Valid until the thread asks for the next ones."""
-    some = Competition(*(values[list(group.which)] for values in competition))
+    some = of_some(competition, group.which, group.device)
     if not group.fused:
         return scores(group.tau, some, variant)
     from merging.kernels import pcb as kernel

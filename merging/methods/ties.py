@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import numpy as np
 
 from merging.lazy import torch
-from merging.method import Bits, Blend, Group, Groups, method
+from merging.method import Bits, Blend, Group, Groups, method, of_some
 from merging.params import Density, Param, Scaling, Weight
 from merging.vectors import magnitudes, order_statistics, total
 
@@ -43,7 +43,7 @@ def survey(groups: Groups, *, density: Density = 0.2, sign: Sign = "mass", varia
     thresholds = _thresholds(groups, density, variant)
     trim = Trim(thresholds, torch.zeros_like(thresholds), torch.ones(()))
     if sign != "mass":
-        squares = groups.sum(lambda group: _trim(group, trim).double().square().sum(1))
+        squares = groups.sum(lambda group: _trim(group, trim).cpu().double().square().sum(1))
         trim = trim._replace(norms=squares.sqrt().float())
     if variant == "mergekit":
         return trim
@@ -124,7 +124,7 @@ def _trimmed(tau: Tensor, thresholds: Tensor) -> Tensor:
 
 
 def _trim(group: Group, trim: Trim) -> Tensor:
-    return _trimmed(group.tau, trim.thresholds[list(group.which)])
+    return _trimmed(group.tau, of_some(trim.thresholds, group.which, group.device))
 
 
 def _balance(group: Group, trim: Trim, sign: str) -> Tensor:
@@ -134,8 +134,8 @@ def _balance(group: Group, trim: Trim, sign: str) -> Tensor:
 
         thresholds = trim.thresholds[list(group.which)].numpy()
         return torch.tensor(kernel.balance(group.bits, thresholds, group.weight.numpy()), dtype=torch.float64)
-    norms = Trim(trim.thresholds, trim.norms[list(group.which)], trim.majority)
-    return _elect(_trim(group, trim), norms, sign, group.weight).double().sum()
+    elected = _elect(_trim(group, trim), of_some(trim, group.which, group.device), sign, group.weight.to(group.device))
+    return elected.cpu().double().sum()
 
 
 def _elect(tau: Tensor, trim: Trim, sign: str, weight: Tensor) -> Tensor:
