@@ -79,7 +79,7 @@ def merge(
     limit = in_bytes(shard_size)
     clock.lap("check")
     with ExitStack() as stack:
-        made_in = stack.enter_context(workplace(place, mark_of(story, work, limit)))
+        made_in = stack.enter_context(workplace(place, mark_of(story, work, limit, device)))
         metadata = {key: told if isinstance(told, str) else json.dumps(told) for key, told in story.items()}
         entries = [replace(entry, dtype=_dtype(entry, recipe.out_dtype)) for entry in work.written]
         output = Output(lay_out(made_in.folder, entries, limit, metadata, again=True))
