@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from merging.groups import Bits, Group
+from merging.groups import Bits, Group, of_some
 from merging.lazy import torch
 from merging.method import Blend, Method, ModelCoefficients, Outcome, TaskCoefficients
-from merging.vectors import of_some
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +21,8 @@ Writer = Callable[
 
 def writer(method: Method, survey: Any, values: dict[str, Any], like: Group) -> Writer:
     """What merges the chunks of one tensor, given its survey and values; `like` is any group of that tensor."""
-    survey, values = of_some(survey, like), {**values, "weight": like.weight.to(like.device)}
+    device = like.device if method.entrywise else "cpu"  # a few numbers per expert stay here, in float64
+    survey, values = of_some(survey, like.which, device), {**values, "weight": like.weight.to(device)}
     if not method.entrywise:
         return _weighted(method.outcome(like, survey, values))
 

@@ -64,19 +64,21 @@ def merge(
     Nothing is at `out` until all of it is. A merge that fails or is stopped (MergeStopped) leaves it as it was; the
     next merge of the same recipe to the same place goes on from the tensors that were finished. Raises MergeError with
     every problem there is before any weight is read. `memory` is what it may work in, in bytes or as "1GB", beside the
-    program itself. `on_step` may be called by any thread, one at a time.
+    program itself. On a `device` other than cpu, which is cuda or mps, nothing is used but the torch definitions.
+    `on_step` may be called by any thread, one at a time.
     """
     clock = Clock()
-    found = check(recipe, out, in_bytes(memory or MEMORY), workers)
+    room = in_bytes(MEMORY if memory is None else memory)
+    found = check(recipe, out, room, workers, device)
     if found.problems or found.plan is None:
         raise MergeError("\n".join(found.problems))
     place, work, settings = target(out, 0), found.plan, recipe.settings()
-    hands, chunk = fitting(in_bytes(memory or MEMORY), workers or os.cpu_count() or 1, 1 + len(work.experts))
+    hands, chunk = fitting(room, workers or os.cpu_count() or 1, 1 + len(work.experts))
     story = provenance(recipe, work, place, hash_inputs)
     limit = in_bytes(shard_size)
     clock.lap("check")
     with ExitStack() as stack:
-        made_in = stack.enter_context(workplace(place, mark_of(story, work, limit)))
+        made_in = stack.enter_context(workplace(place, mark_of(story, work, limit, device)))
         metadata = {key: told if isinstance(told, str) else json.dumps(told) for key, told in story.items()}
         entries = [replace(entry, dtype=_dtype(entry, recipe.out_dtype)) for entry in work.written]
         output = Output(lay_out(made_in.folder, entries, limit, metadata, again=True))

@@ -131,7 +131,7 @@ class Groups:
 
         def visit(number: int, group: Group) -> None:
             for tile in group.tiles():
-                found[number, tile.start] = self._of_all(measure(tile), group.which)
+                found[number, tile.start] = self._of_all(measure(tile).cpu(), group.which)
 
         self.each(visit)
         return torch.stack([found[key] for key in sorted(found)]).sum(0)
@@ -169,3 +169,12 @@ class Groups:
         everyone = values.new_zeros(len(self.sizes), *values.shape[1:])
         everyone[list(which)] = values
         return everyone
+
+
+def of_some(survey: Any, which: tuple[int, ...], device: str = "cpu") -> Any:
+    """What a survey says of some experts: its first axis is that of all experts, or it has none."""
+    if isinstance(survey, torch.Tensor):
+        return (survey[list(which)] if survey.ndim else survey).to(device)
+    if isinstance(survey, tuple):
+        return type(survey)(*(of_some(part, which, device) for part in survey))
+    return survey

@@ -16,6 +16,7 @@ from merging.errors import MergeError
 from merging.groups import Bits as Bits
 from merging.groups import Group as Group
 from merging.groups import Groups as Groups
+from merging.groups import of_some as of_some
 from merging.lazy import torch
 from merging.params import Param, Scope, nearest
 

@@ -68,10 +68,9 @@ def _lay_out_file(file: Path, entries: list[Entry], metadata: dict[str, str], ag
 
 def _reserve(number: int, size: int) -> None:
     """Give a file its length, and its place on the disk where the system can: what is full says so now."""
+    os.truncate(number, size)
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(number, 0, size)
-    else:
-        os.truncate(number, size)
 
 
 class Output:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from merging.adapter import open_base, open_expert
 from merging.checkpoint import Checkpoint, open_checkpoint
 from merging.companions import extended
+from merging.devices import unequipped
 from merging.errors import MergeError
 from merging.header import FLOATS, SIZES
 from merging.passes import all_passes, objections
@@ -41,11 +42,15 @@ class Preflight:
 
 
 def check(
-    recipe: Recipe, out: str | Path | None = None, memory: int | None = None, workers: int | None = None
+    recipe: Recipe,
+    out: str | Path | None = None,
+    memory: int | None = None,
+    workers: int | None = None,
+    device: str = "cpu",
 ) -> Preflight:
     """Look at the recipe, the models' headers, the folder and the disk; what is wrong is told, and never raised."""
-    problems = recipe.problems()
-    settings = recipe.settings() if not problems else None
+    problems = [*recipe.problems(), *unequipped(workers, device)]
+    settings = recipe.settings() if not recipe.problems() else None
     work = _planned(recipe, problems)
     if settings and work:
         problems += settings.check(work.merged)

@@ -30,10 +30,10 @@ def _told(model: Checkpoint, hash_inputs: bool) -> dict[str, Any]:
     return told
 
 
-def mark_of(story: dict[str, Any], work: Plan, limit: int) -> str:
-    """What tells one merge from another: what it makes, the files that it reads, and when they were changed."""
+def mark_of(story: dict[str, Any], work: Plan, limit: int, device: str) -> str:
+    """What tells one merge from another: what it makes and where, the files that it reads, and when they changed."""
     stamps = [model.stamp for model in (work.base, *work.experts)]
-    text = json.dumps([story, stamps, work.fates, limit], sort_keys=True)
+    text = json.dumps([story, stamps, work.fates, limit, device], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -10,6 +10,12 @@ from merging.errors import MergeError
 from merging.sizes import in_words
 
 
+def beside(out: Path) -> Path:
+    """The folder in which a result is made before it is at `out`."""
+    name = out.name.encode()[:200].decode(errors="ignore")  # a name has 255 bytes at most
+    return out.parent / f".{name}.part"
+
+
 def target(out: str | Path, size: int) -> Path:
     """The folder a result of that many bytes will have; MergeError unless it can be written there.
 
@@ -24,10 +30,15 @@ def target(out: str | Path, size: int) -> Path:
         parent = next(folder for folder in place.parents if folder.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise MergeError(f"{parent} cannot be written to. Choose another output folder.")
-        free = shutil.disk_usage(parent).free
+        free = shutil.disk_usage(parent).free + _reserved(beside(place))
     except (OSError, RuntimeError, ValueError) as error:  # too long, `~name` of nobody, a NUL, no right to look
         raise MergeError(f"{out} cannot be an output folder ({error}). Choose another one.") from error
     if free < size * 1.01:
         words = f"{parent} has {in_words(free)} free and the merge needs {in_words(size)}."
         raise MergeError(f"{words} Make room or choose another folder.")
     return place
+
+
+def _reserved(folder: Path) -> int:
+    """The room that an earlier run has taken already, for this one to go on in or to give back."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

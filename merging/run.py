@@ -48,6 +48,8 @@ class Run:
         self.stream.weights = {name: self._values(name)["weight"] for name in work.merged}
         self.left = [name for name in work.merged if not self._intact(name)]
         self.progress = Progress(work, all_passes(work, settings), on_step)
+        for name in set(work.merged) - set(self.left):
+            self.progress.skip(name, 1 + (self.progress.passes[name] if self.tensorwise else 0))
         self.stream.watch = self.progress.watch
 
     def _intact(self, name: str) -> bool:

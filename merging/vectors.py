@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merging import kernels
-from merging.groups import Group, Groups
+from merging.groups import Group, Groups, of_some
 from merging.lazy import torch
 from merging.ranking import NotFiniteError
 
@@ -40,7 +40,7 @@ def squared_norms(group: Group) -> Tensor:
         from merging.kernels import sums
 
         return torch.from_numpy(sums.squares(group.bits))
-    return group.tau.double().square().sum(-1)
+    return group.tau.cpu().double().square().sum(-1)  # not every device has float64
 
 
 def magnitudes(group: Group) -> Tensor:
@@ -64,15 +64,5 @@ class Picked:
     def of(self, group: Group) -> Any:
         """As tensors, where the group is."""
         if group.which not in self.known:
-            self.known[group.which] = of_some(self.survey, group)
+            self.known[group.which] = of_some(self.survey, group.which, group.device)
         return self.known[group.which]
-
-
-def of_some(survey: Any, like: Group) -> Any:
-    """What a survey says of the experts that have a tensor: its first axis is that of all experts, or it has none."""
-    if isinstance(survey, torch.Tensor):
-        some = survey[list(like.which)] if survey.ndim else survey
-        return some.to(like.device)
-    if isinstance(survey, tuple):
-        return type(survey)(*(of_some(part, like) for part in survey))
-    return survey

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import IO
 from filelock import FileLock, Timeout
 
 from merging.errors import MergeError
+from merging.publish import beside
 
 JOURNAL = "journal.jsonl"
 
@@ -26,12 +28,14 @@ class Workplace:
     journal: IO[str]
     finished: dict[str, str] = field(default_factory=dict)
     spoiled: bool = False  # whether going on from here makes no sense
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     def finish(self, name: str, checksum: str) -> None:
         """Note that a tensor is complete."""
-        self.finished[name] = checksum
-        self.journal.write(json.dumps({"tensor": name, "checksum": checksum}) + "\n")
-        self.journal.flush()
+        with self.lock:
+            self.finished[name] = checksum
+            self.journal.write(json.dumps({"tensor": name, "checksum": checksum}) + "\n")
+            self.journal.flush()
 
 
 @contextmanager
@@ -41,20 +45,22 @@ def workplace(out: Path, identity: str) -> Iterator[Workplace]:
     When the work is broken off it stays, and the next work of the same identity on the same target goes on in it; there
     is nothing to go on from where no tensor is finished, and then nothing stays.
     """
-    folder = out.parent / f".{out.name[:200]}.part"
+    folder = beside(out)
     created = [parent for parent in out.parents if not parent.exists()]
     lock = FileLock(out.parent / f"{folder.name}.lock", timeout=0)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with lock:
-            yield from _used(folder, out, identity)
+            try:
+                yield from _used(folder, out, identity)
+            finally:
+                with suppress(OSError):  # Windows removes it itself; only who has the lock may, or two would have it
+                    Path(lock.lock_file).unlink()
     except Timeout:
         raise MergeError(f"Another merge is writing to {out}. Wait for it, or choose another folder.") from None
     except OSError as error:
         raise MergeError(f"{out} could not be written ({error}). Make room or choose another output folder.") from error
     finally:
-        if not lock.is_locked:
-            Path(lock.lock_file).unlink(missing_ok=True)
         for parent in created:
             with suppress(OSError):  # it holds the result, or another's work by now
                 parent.rmdir()
@@ -65,14 +71,15 @@ def _used(folder: Path, out: Path, identity: str) -> Iterator[Workplace]:
     try:
         yield place
         place.journal.close()
-        (folder / JOURNAL).unlink()
         if out.is_dir():
             place.spoiled = True  # for now: no later run could take the name either
             out.rmdir()  # it is empty, or this fails and the merge is not published
         folder.rename(out)
+        (out / JOURNAL).unlink()  # not before, or a process that is killed here leaves what no later one knows
         _settle(out.parent)
     finally:
-        place.journal.close()
+        with suppress(OSError):  # a full disk, which has been told already
+            place.journal.close()
         if folder.exists() and (place.spoiled or not place.finished):
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -45,8 +45,8 @@ def survey(groups: Groups, *, density: Density = 0.2, sign: Sign = "mass", varia
     trim = Trim(thresholds, torch.zeros_like(thresholds), torch.ones(()))
     if sign != "mass":
         picked = Picked(trim)
-        squares = groups.sum(lambda group: _trimmed(group.tau, picked.of(group).thresholds).double().square().sum(1))
-        trim = trim._replace(norms=squares.sqrt().float())
+        kept = groups.sum(lambda group: _squares(group, picked.of(group)))
+        trim = trim._replace(norms=kept.sqrt().float())
     if variant == "mergekit":
         return trim
     whole = Picked(trim)
@@ -100,8 +100,8 @@ def ties(
     # Where the majority is a draw, too, the authors' comparison falls to the negative side.
     agrees = torch.where(gamma > 0, weighted > 0, weighted < 0)
     if merge == "max":
-        return Blend(_largest(weighted * (agrees & (gamma != 0))), 1.0, scaling)
-    parts = weighted * agrees
+        return Blend(_largest(torch.where(agrees & (gamma != 0), weighted, 0.0)), 1.0, scaling)
+    parts = torch.where(agrees, weighted, 0.0)
     if merge == "sum":
         return Blend(parts, 1.0, scaling)
     count = total(weight[:, None] * agrees)
@@ -126,6 +126,10 @@ def _trimmed(tau: Tensor, thresholds: Tensor) -> Tensor:
     return torch.where(tau.abs() >= thresholds[:, None], tau, 0.0)
 
 
+def _squares(group: Group, trim: Trim) -> Tensor:
+    return _trimmed(group.tau, trim.thresholds).cpu().double().square().sum(1)
+
+
 def _balance(group: Group, trim: Trim, sign: str) -> Tensor:
     """How many more entries elect a positive sign than a negative one."""
     if group.fused and sign == "mass":
@@ -133,7 +137,8 @@ def _balance(group: Group, trim: Trim, sign: str) -> Tensor:
 
         balance = kernel.balance(group.bits, trim.thresholds.numpy(), group.weight.numpy())
         return torch.tensor(balance, dtype=torch.float64)
-    return _elect(_trimmed(group.tau, trim.thresholds), trim, sign, group.weight).double().sum()
+    elected = _elect(_trimmed(group.tau, trim.thresholds), trim, sign, group.weight.to(group.device))
+    return elected.cpu().double().sum()
 
 
 def _elect(tau: Tensor, trim: Trim, sign: str, weight: Tensor) -> Tensor:
