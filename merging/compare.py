@@ -61,13 +61,18 @@ class Comparison:
         base = self.base_norms[:, None]
         return torch.where(base > 0, self.norms / base, torch.nan)
 
-    def gap(self, tensor: int, expert: int) -> str:
-        """Why there is no number for a tensor of an expert, in words."""
+    def gaps(self, table: Tensor) -> dict[tuple[int, int], str]:
+        """Why a table of tensors and experts has no number, in words, by row and column."""
+        return {(row, column): self._gap(row, column) for row, column in table.isnan().nonzero().tolist()}
+
+    def _gap(self, tensor: int, expert: int) -> str:
         if not self.has[tensor, expert]:
-            return f"{self.experts[expert]} does not have this tensor"
+            return "does not have this tensor"
         if self.norms[tensor, expert].isnan():
-            return "a weight is NaN or infinite"
-        return "the base is zero here" if self.norms[tensor, expert] > 0 else "it did not move here"
+            return "holds NaN or infinity"
+        if self.norms[tensor, expert] == 0:
+            return "did not move here"
+        return "the base is zero here" if self.base_norms[tensor] == 0 else "none of the entries looked at moved"
 
     def warnings(self) -> list[str]:
         """What looks wrong with the experts, one sentence each."""

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def outcomes(method: Method, values: dict[str, Any], model: dict[str, list[Group]]) -> Iterator[tuple[Group, Outcome]]:
     """How each chunk of the model is merged, tensor by tensor, after the method's survey of the scope.
 
-    `model` holds the chunks of each tensor, of the experts that have it; `values` are by argument name, for all experts,
-    missing ones have their defaults.
+    `model` holds the chunks of each tensor, of the experts that have it; `values` are by argument name and for all
+    experts, missing ones have their defaults.
     """
     for group, survey, known in _surveyed(method, values, model):
         yield group, method.outcome(group, survey, known)
@@ -43,8 +43,7 @@ def _surveyed(
     values = method.filled(values, experts)
     known = [of_experts(method, values, chunks[0].which) for chunks in model.values()]
     tensors = [
-        [group.weighed(some["weight"]) for group in chunks]
-        for some, chunks in zip(known, model.values(), strict=True)
+        [group.weighed(some["weight"]) for group in chunks] for some, chunks in zip(known, model.values(), strict=True)
     ]
     tensorwise = values.get("scope") == "tensor"
     whole = None if tensorwise else _look(method, list(chain.from_iterable(tensors)), experts, values)

@@ -48,8 +48,7 @@ async function focusCell(maps, where) {
   // Where rows are not labelled for people, their tensor's name is.
   const row = trace.name ? trace.y[at.row] : trace.customdata[at.row][at.col] || 'between layers';
   const text = [trace.name, row, trace.x[at.col]].filter(Boolean).join(', ');
-  const number = trace.z[at.row][at.col];
-  live.textContent = text + ': ' + (number === null ? 'nothing' : Number(number).toPrecision(3));
+  live.textContent = text + ': ' + (trace.text[at.row][at.col] || 'nothing');
   const Plotly = await window.mergescopePlotly;
   Plotly.Fx.hover(box, [{curveNumber: index, pointNumber: [at.row, at.col]}],
                   (trace.xaxis || 'x') + (trace.yaxis || 'y'));

@@ -80,9 +80,7 @@ def test_the_norms_on_the_page_are_those_of_the_files(visit: Page) -> None:
 
     visit.get_by_label("absolute").click()
     expect(visit.locator("#norms")).to_contain_text("‖τ‖")
-    visit.wait_for_function(
-        "() => document.querySelector('#norms .pv-box').data[0].hovertemplate.endsWith('‖τ‖<extra></extra>')"
-    )
+    visit.wait_for_function("() => document.querySelector('#norms .pv-box').data[0].text[0][0].endsWith(' ‖τ‖')")
     trace = next(t for t in figure(visit, "#norms") if t["name"] == "bible")
 
     shown = trace["z"][trace["y"].index("layer 1")][trace["x"].index("q")]

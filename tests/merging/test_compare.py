@@ -166,7 +166,7 @@ def test_a_tensor_that_an_expert_lacks_has_no_numbers_for_it_and_all_others_have
 
     row = found.names.index(name)
     assert found.norms.isnan().nonzero().tolist() == [[row, 1]]
-    assert found.gap(row, 1) == "model-2 does not have this tensor"
+    assert found.gaps(found.norms) == {(row, 1): "does not have this tensor"}
     tau = experts[2].tensor(name) - base.tensor(name)
     assert float(found.norms[row, 2]) == pytest.approx(float(tau.norm()), rel=1e-5)
     assert not [warning for warning in found.warnings() if "NaN" in warning]

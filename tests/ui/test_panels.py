@@ -156,6 +156,32 @@ def test_a_tensor_with_nan_is_a_hole_and_a_warning(family: Family, tmp_path: Pat
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_an_expert_that_lacks_a_tensor_has_an_empty_cell_that_says_so(family: Family, name: str) -> None:
+    base, experts = family()
+    tensors = random_tensors(1)
+    del tensors["model.norm.weight"]
+    write_model(experts[0], tensors)
+    selection = select(base, experts)
+
+    norms = draw_norms(selection, ABSOLUTE)
+    weights, _, _ = draw_coefficients(selection, Recipe(name, base, tuple(experts)), quick=False)
+    detail, histogram = show_tensor(selection, "model.norm.weight")
+
+    assert norms is not None
+    assert weights is not None
+    assert histogram is not None
+    for z, text in (
+        (norms.data[1].z[0][1], norms.data[1].text[0][1]),
+        (weights.data[0].z[-1][0], weights.data[0].text[-1][0]),
+    ):
+        assert z is None
+        assert text == "does not have this tensor"
+    assert weights.data[0].z[-1][1] is not None
+    assert "does not have this tensor" in detail
+    assert [line.name for line in histogram.data] == [experts[1].name]
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_every_method_draws_its_coefficients(family: Family, name: str) -> None:
     base, experts = family()
     selection = select(base, experts)
