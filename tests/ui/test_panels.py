@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import threading
 import time
 from pathlib import Path
@@ -14,9 +15,11 @@ from merging import MergeStopped
 from merging.checkpoint import open_checkpoint
 from merging.generate import Answer
 from merging.method import METHODS
+from merging.preflight import check
 from merging.recipe import Recipe
 from tests.conftest import Family, random_tensors, write_model
 from ui.errors import notice
+from ui.family import choices
 from ui.jobs import Job, announce, stop, stoppable
 from ui.merge_panel import recipe_of, run_merge
 from ui.models_panel import Selection, read_models
@@ -60,6 +63,78 @@ def test_models_of_one_name_are_told_apart(family: Family, tmp_path: Path) -> No
     _, selection = read_models(str(base), [str(experts[0]), str(tmp_path / "elsewhere" / experts[0].name)])
 
     assert selection.names == (f"{experts[0].name} (1)", f"{experts[0].name} (2)")
+
+
+def refusal(base: Path, experts: list[Path]) -> str:
+    """What the merge has against these models."""
+    return "\n".join(check(Recipe("linear", base, tuple(experts))).problems)
+
+
+def test_a_model_is_refused_in_the_words_of_the_merge(family: Family, tmp_path: Path) -> None:
+    base, experts = family()
+    short = random_tensors(1)
+    short["model.norm.weight"] = short["model.norm.weight"][:-1].clone()
+    bad = [write_model(tmp_path / "short", short), tmp_path / "nowhere"]
+
+    table, selection = read_models(str(base), [str(path) for path in (*experts, *bad)])
+
+    assert selection.fitting == tuple(map(str, experts))
+    for path in bad:
+        words = refusal(base, [path]).removeprefix(f"{path.name}: ")
+        assert words
+        assert f'<span class="problem">{html.escape(words)}</span>' in table
+
+
+def test_an_expert_of_another_format_and_other_names_is_taken_and_noted(family: Family, tmp_path: Path) -> None:
+    base, _ = family()
+    wrapped = {f"module.{name}": tensor for name, tensor in random_tensors(1).items()}
+    torch.save(wrapped, tmp_path / "trained.pt")
+
+    table, selection = read_models(str(base), [str(tmp_path / "trained.pt")])
+
+    assert selection.fitting == (str(tmp_path / "trained.pt"),)
+    assert refusal(base, [tmp_path / "trained.pt"]) == ""
+    assert '<span class="note">`module.' in table
+    assert "problem" not in table
+
+
+def test_what_an_expert_lacks_and_has_alone_is_noted_beside_it(family: Family, tmp_path: Path) -> None:
+    base, experts = family()
+    tensors = random_tensors(1) | {"extra.weight": torch.ones(2)}
+    del tensors["model.norm.weight"]
+    odd = write_model(tmp_path / "odd", tensors)
+
+    table, selection = read_models(str(base), [str(experts[0]), str(odd)])
+
+    assert len(selection.fitting) == 2
+    assert "It lacks `model.norm.weight` of the base model" in table
+    assert "It has `extra.weight` that the base model lacks" in table
+
+
+def test_a_base_without_a_config_is_noted(family: Family) -> None:
+    base, experts = family()
+    (base / "config.json").unlink()
+
+    table, selection = read_models(str(base), [str(experts[0])])
+
+    assert selection.ready
+    assert "It has no config.json" in table
+
+
+def test_the_lists_offer_models_of_every_format_and_nothing_else(family: Family, tmp_path: Path) -> None:
+    folder = tmp_path / "offered"
+    write_model(folder / "plain", random_tensors(0))
+    write_model(folder / "sharded", random_tensors(0), shards=2)
+    write_model(folder / ".merge.part", random_tensors(0))
+    for place, name in (("pickled", "pytorch_model.bin"), ("left", "training_args.bin"), (".", "lone.pt")):
+        (folder / place).mkdir(exist_ok=True)
+        torch.save(random_tensors(0), folder / place / name)
+    (folder / "notes.txt").write_text("no model")
+
+    listed = [label for label, _ in choices(folder) if "(embedded)" not in label]
+
+    assert listed == ["lone.pt", "pickled", "plain", "sharded"]
+    assert [label for label, _ in choices(folder / "sharded")][-1] == "sharded"
 
 
 @pytest.mark.parametrize(("base", "words"), [("", "No base model is chosen"), ("/nowhere", "There is no file")])
