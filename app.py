@@ -43,9 +43,13 @@ def main() -> None:
 
 
 def warm() -> None:
-    """Import what sampling needs while the visitor is still looking around."""
+    """Import what sampling needs and compile what merging needs, while the visitor is still looking around."""
     import transformers  # noqa: F401
     from transformers import AutoModelForCausalLM  # noqa: F401
+
+    from merging import kernels
+
+    kernels.warm()
 
 
 if __name__ == "__main__":

@@ -34,6 +34,11 @@ class Workplace:
         self.journal.flush()
 
 
+def beside(out: Path) -> Path:
+    """The folder in which a result is made before it has its name."""
+    return out.parent / f".{out.name[:200]}.part"
+
+
 @contextmanager
 def workplace(out: Path, identity: str) -> Iterator[Workplace]:
     """A folder beside the target, which takes its name at the end.
@@ -41,7 +46,7 @@ def workplace(out: Path, identity: str) -> Iterator[Workplace]:
     When the work is broken off it stays, and the next work of the same identity on the same target goes on in it; there
     is nothing to go on from where no tensor is finished, and then nothing stays.
     """
-    folder = out.parent / f".{out.name[:200]}.part"
+    folder = beside(out)
     created = [parent for parent in out.parents if not parent.exists()]
     lock = FileLock(out.parent / f"{folder.name}.lock", timeout=0)
     try:

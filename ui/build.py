@@ -13,7 +13,7 @@ from merging.errors import MergeError, MergeStopped
 from ui.errors import notice
 from ui.jobs import announce
 from ui.jobs import stop as stop_job
-from ui.merge_panel import Merge, bar, fresh_folder, merge_panel, recipe_of, run_merge
+from ui.merge_panel import Merge, bar, estimate, fresh_folder, merge_panel, recipe_of, run_merge
 from ui.models_panel import Models, Selection, models_panel, read_models
 from ui.sample_panel import Sample, run_sample, sample_panel
 from ui.see_panel import (
@@ -200,8 +200,22 @@ def _wire_merge(demo: gr.Blocks, models: Models, merging: Merge) -> None:
         **PRIVATE,
     )
     _wire_end(ran, merging.run, merging.stop, merging.status)
-    gr.on([demo.load, merging.merged.change], fresh_folder, None, merging.output, **QUIET)
+    fresh = gr.on([demo.load, merging.merged.change], fresh_folder, None, merging.output, **QUIET)
+    _wire_estimate(models, merging, fresh)
     merging.stop.click(_stopper("merge"), None, None, queue=False, **PRIVATE)
+
+
+def _wire_estimate(models: Models, merging: Merge, fresh: Any) -> None:
+    """Say what the merge would need when models, method or folder have changed; nothing waits for it."""
+
+    def on_change(selection: Selection, output: str, *values: Any) -> str:
+        recipe = recipe_of(selection, *_fields(merging, values), all_of_them=True) if selection.base else None
+        return estimate(recipe, output)
+
+    given = [models.selection, merging.output, *_form(merging)]
+    triggers = [models.selection.change, merging.form["method"].change, merging.output.blur]
+    gr.on(triggers, on_change, given, merging.estimate, concurrency_limit=2, **QUIET)
+    fresh.then(on_change, given, merging.estimate, **QUIET)
 
 
 def _wire_sample(models: Models, merging: Merge, sample: Sample) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import shlex
 import threading
 import time
 from pathlib import Path
@@ -13,15 +14,18 @@ import torch
 
 from merging import MergeStopped
 from merging.checkpoint import open_checkpoint
+from merging.cli import main
 from merging.generate import Answer
 from merging.method import METHODS
 from merging.preflight import check
 from merging.recipe import Recipe
+from merging.sizes import in_words
+from merging.workplace import Workplace, beside
 from tests.conftest import Family, random_tensors, write_model
 from ui.errors import notice
 from ui.family import choices
 from ui.jobs import Job, announce, stop, stoppable
-from ui.merge_panel import recipe_of, run_merge
+from ui.merge_panel import estimate, recipe_of, run_merge
 from ui.models_panel import Selection, read_models
 from ui.sample_panel import cards, run_sample
 from ui.see_panel import (
@@ -376,6 +380,76 @@ def test_a_merge_that_cannot_start_says_why(family: Family, output: str, words: 
 
     assert words in said[-1][0]
     assert said[-1][1] == ""
+
+
+def test_everything_that_is_in_the_way_of_a_merge_is_said(family: Family, tmp_path: Path) -> None:
+    base, experts = family()
+    recipe = Recipe("ties", base, (*experts, tmp_path / "nowhere"), values={"density": 7})
+
+    said = list(run_merge(recipe, str(base), "someone"))
+
+    assert said[-1][0].count("<li>") == 3
+    for words in ("Density ρ must be", "There is no file or folder", "nothing is ever overwritten"):
+        assert words in said[-1][0]
+
+
+def test_a_finished_merge_says_what_to_know_and_how_to_verify_it(family: Family, tmp_path: Path) -> None:
+    base, experts = family()
+    odd = {f"module.{name}": tensor for name, tensor in random_tensors(1).items()}
+    del odd["module.model.norm.weight"]
+    write_model(experts[0], odd)
+    out = tmp_path / "my <out>"
+
+    said = list(run_merge(Recipe("ties", base, tuple(experts)), str(out), "someone"))[-1][0]
+
+    assert f"{len(random_tensors(0))} tensors" in said
+    assert f"<pre>python -m merging verify {html.escape(shlex.quote(str(out)))}</pre>" in said
+    assert "1 tensor that has another fate" in said
+    assert "merged without expert-1, which lacks it: <code>model.norm.weight</code>" in said
+    assert "<li>expert-1: `module.model.embed_tokens.weight` is read as" in said
+    assert main(["verify", str(out)]) == 0
+
+
+def test_a_stopped_merge_goes_on_when_it_is_asked_for_again(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, experts = family()
+    recipe, out, finish = Recipe("linear", base, tuple(experts)), tmp_path / "out", Workplace.finish
+
+    def stop_then(place: Workplace, name: str, checksum: str) -> None:
+        finish(place, name, checksum)
+        stop("someone", "merge")
+
+    monkeypatch.setattr(Workplace, "finish", stop_then)
+    said = list(run_merge(recipe, str(out), "someone"))[-1]
+    monkeypatch.undo()
+
+    assert f"Nothing is at {out}; merge again with the same settings to go on where this stopped." in said[0]
+    assert said[1] == ""
+    assert not out.exists()
+    assert beside(out).is_dir()
+    assert list(run_merge(recipe, str(out), "someone"))[-1][1] == str(out)
+    assert not beside(out).exists()
+
+
+def test_the_estimate_is_what_the_preflight_says(family: Family, tmp_path: Path) -> None:
+    base, experts = family()
+    recipe = Recipe("ties", base, tuple(experts))
+    written = sum(4 * tensor.numel() for tensor in random_tensors(0).values())
+
+    words = estimate(recipe, str(tmp_path / "out"))
+
+    assert f"Reads {in_words(3 * written)} and writes {in_words(written)}, with about " in words
+    assert "in about 1 s." in words
+    assert estimate(None, "out") == estimate(recipe, " ") == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_estimate_names_what_is_in_the_way(family: Family) -> None:
+    base, experts = family()
+    recipe = Recipe("ties", base, tuple(experts), values={"density": 7})
+
+    assert "And 1 more thing is in the way." in estimate(recipe, str(base))
 
 
 def test_a_merge_that_waits_can_be_stopped_before_it_runs(family: Family, tmp_path: Path) -> None:
