@@ -175,9 +175,9 @@ def _wire_merge(demo: gr.Blocks, models: Models, merging: Merge) -> None:
     def on_method(chosen: str) -> list[Any]:
         return [gr.Group(visible=name == chosen) for name in merging.sections]
 
-    def on_click(request: gr.Request) -> tuple[Any, Any, str]:
+    def on_click(request: gr.Request) -> tuple[Any, Any, str, str]:
         announce(request.session_hash or "", "merge")
-        return *_working(), bar(0, "Waiting for its turn: one merge runs at a time", "")
+        return *_working(), "", bar(0, "Waiting for its turn: one merge runs at a time", "")
 
     def on_run(
         request: gr.Request, selection: Selection, output: str, last: tuple[str, str], *values: Any
@@ -189,7 +189,12 @@ def _wire_merge(demo: gr.Blocks, models: Models, merging: Merge) -> None:
 
     merging.form["method"].change(on_method, merging.form["method"], list(merging.sections.values()), **QUIET)
     ran = merging.run.click(
-        on_click, None, [merging.run, merging.stop, merging.status], queue=False, show_progress="hidden", **PRIVATE
+        on_click,
+        None,
+        [merging.run, merging.stop, merging.estimate, merging.status],
+        queue=False,
+        show_progress="hidden",
+        **PRIVATE,
     ).then(
         on_run,
         [models.selection, merging.output, merging.merged, *_form(merging)],

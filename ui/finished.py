@@ -46,5 +46,5 @@ def _others(fates: dict[str, str]) -> str:
         for fate, having in names.items()
     )
     number = sum(map(len, names.values()))
-    head = f"{number:,} {'tensor that has' if number == 1 else 'tensors that have'} another fate"
+    head = f"{number:,} tensor{'' if number == 1 else 's'} with another fate"
     return f"<details><summary>{head}</summary><ul>{listed}</ul></details>" if names else ""

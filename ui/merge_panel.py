@@ -50,7 +50,8 @@ def merge_panel(selection: gr.State) -> Merge:
     for method in METHODS.values():
         with gr.Group(visible=method.name == FIRST, elem_classes="method") as section:
             gr.Markdown(about(method), elem_classes="about", latex_delimiters=[_DISPLAY])
-            for param in method.params.values():
+            # What slides first, then what is chosen: rows of one kind are of one height.
+            for param in sorted(method.params.values(), key=lambda param: param.kind != "number"):
                 if not param.per_expert:
                     key = f"{method.name}.{param.key}"
                     form[key] = control(param, elem_id=key.replace(".", "-"))

@@ -33,6 +33,8 @@ async function draw() {
   await Plotly.react(box, fig.data, dress(fig.layout), {responsive: true, displayModeBar: false});
   if (wired) return;
   wired = true;
+  // Between layers there is nothing to tell.
+  box.on('plotly_hover', (event) => { if (event.points[0].customdata === null) Plotly.Fx.unhover(box); });
   box.on('plotly_click', (event) => choose(event.points[0].customdata));
   new MutationObserver(() => props.value && draw()).observe(document.body, {attributes: true, attributeFilter: ['class']});
   new ResizeObserver(() => box.offsetWidth && props.value && Plotly.Plots.resize(box)).observe(box);

@@ -404,7 +404,7 @@ def test_a_finished_merge_says_what_to_know_and_how_to_verify_it(family: Family,
 
     assert f"{len(random_tensors(0))} tensors" in said
     assert f"<pre>python -m merging verify {html.escape(shlex.quote(str(out)))}</pre>" in said
-    assert "1 tensor that has another fate" in said
+    assert "1 tensor with another fate" in said
     assert "merged without expert-1, which lacks it: <code>model.norm.weight</code>" in said
     assert "<li>expert-1: `module.model.embed_tokens.weight` is read as" in said
     assert main(["verify", str(out)]) == 0
