@@ -43,7 +43,11 @@ def open_base(path: str | Path) -> Checkpoint:
 
 def open_expert(path: str | Path, base: Checkpoint) -> Checkpoint:
     """Open a model under the base's names, or an adapter as the model it makes of this base."""
-    model = open_checkpoint(path)
+    return as_expert(open_checkpoint(path), base)
+
+
+def as_expert(model: Checkpoint, base: Checkpoint) -> Checkpoint:
+    """A model under the base's names; an adapter as the model it makes of this base."""
     return applied(model, base) if is_adapter(model) else renamed(model, base)
 
 
