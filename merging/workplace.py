@@ -38,11 +38,6 @@ class Workplace:
             self.journal.flush()
 
 
-def beside(out: Path) -> Path:
-    """The folder in which a result is made before it has its name."""
-    return out.parent / f".{out.name[:200]}.part"
-
-
 @contextmanager
 def workplace(out: Path, identity: str) -> Iterator[Workplace]:
     """A folder beside the target, which takes its name at the end.

@@ -16,9 +16,9 @@ from merging.engine import Step, merge
 from merging.errors import MergeError, MergeStopped
 from merging.method import METHODS, Method
 from merging.preflight import Preflight, check
+from merging.publish import beside
 from merging.recipe import Recipe
 from merging.sizes import in_words
-from merging.workplace import beside
 from ui.controls import control
 from ui.errors import notice
 from ui.finished import finished
