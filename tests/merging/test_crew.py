@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from merging.crew import Crew, crew
+from merging.crew import crew
 from merging.errors import MergeError, MergeStopped
 
 WORKERS = pytest.mark.parametrize("workers", [1, 3])

@@ -152,7 +152,7 @@ def test_a_folder_that_is_not_ours_is_refused(family: Family, tmp_path: Path) ->
     assert str(caught.value) == (
         f"{base} has no mergescope.json, so it is no merge of Mergescope. Choose a merged folder."
     )
-    with pytest.raises(MergeError, match="has no mergescope.json"):
+    with pytest.raises(MergeError, match=r"has no mergescope\.json"):
         verify(tmp_path / "nowhere")
 
 
