@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from merging import engine, stream
+from merging import engine
 from merging.chunks import writer
 from merging.engine import merge
 from merging.errors import MergeError
@@ -34,8 +34,6 @@ KERNELS = [
     (sums, "weighted_sum"),
     (sums, "squares"),
     (ranks, "magnitudes"),
-    (ranks, "count_upper"),
-    (ranks, "count_lower"),
     (ties, "merge"),
     (ties, "balance"),
     (pcb, "merge"),
@@ -99,7 +97,7 @@ def test_without_kernels_nothing_but_torch_is_used(
     recipe = Recipe(method, base, tuple(experts), values=values)
     merge(recipe, tmp_path / "fast")
     monkeypatch.setattr(Group, "fused", False)
-    for module, name in KERNELS[:3] + KERNELS[5:]:  # the counts are of numbers that are in memory here
+    for module, name in KERNELS:
         monkeypatch.setattr(module, name, lambda *_: pytest.fail("a kernel was used"))
 
     merge(recipe, tmp_path / "plain")
@@ -135,7 +133,7 @@ def test_the_engine_hands_its_device_to_every_group(
         return group.device == "cpu"
 
     monkeypatch.setattr(Group, "fused", property(fused))
-    for module, name in KERNELS[:3] + KERNELS[5:]:
+    for module, name in KERNELS:
         monkeypatch.setattr(module, name, but_for_a_trial(getattr(module, name)))
 
     merge(recipe, tmp_path / "plain", device="cpu:0")
@@ -176,10 +174,3 @@ def test_every_definition_can_run_on_another_device(
         assert writer(found, survey, known, group)(group, np.empty(8, np.uint32))
 
     assert copied == ["meta", "meta"]
-
-
-def test_memory_of_a_chunk_is_that_of_the_stream() -> None:
-    """The estimate before the merge, and what the merge allows itself, are not far from each other."""
-    from merging import preflight
-
-    assert preflight.CHUNK == stream.TILES * stream.TILE

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from merging import kernels, vectors
+from merging import groups, kernels, passes, ranking
 from merging.checkpoint import open_checkpoint
 from merging.engine import merge, merge_groups
 from merging.method import METHODS, Group
@@ -71,10 +71,11 @@ def stored(folder: Path) -> dict[str, tuple[str, bytes]]:
 
 def many_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Has ranks found by counting, as in large models, and not by sorting."""
-    from merging import run
-
-    for module in (vectors, run):
+    for module in (groups, passes):
         monkeypatch.setattr(module, "FEW", 50)
+    monkeypatch.setattr(ranking, "SAMPLED", 4)  # so that the intervals are guessed from next to nothing
+    monkeypatch.setattr(ranking, "RUN", 3)
+    monkeypatch.setattr(ranking, "BINS", 64)
 
 
 @pytest.mark.parametrize(("method", "values"), SETTINGS, ids=IDS)

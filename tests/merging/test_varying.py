@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
-from merging import run, vectors
+from merging import groups, passes
 from merging.engine import merge, merge_groups
 from merging.errors import MergeError
 from merging.groups import of_some
@@ -157,7 +157,7 @@ def lacking(
     """Which experts have each tensor: the first lacks one, the second the embedding, and both lack another one."""
     has: dict[str, tuple[int, ...]] = dict.fromkeys(tensors(0), (0, 1))
     has |= {"model.layers.2.mlp.weight": (1,), "model.embed_tokens.weight": (0,), "model.layers.4.mlp.weight": ()}
-    for module in (vectors, run) if request.param == "counted" else ():  # as ranks of large models are found
+    for module in (groups, passes) if request.param == "counted" else ():  # as ranks of large models are found
         monkeypatch.setattr(module, "FEW", 0)
     for expert in (0, 1):
         left = {name: tensor for name, tensor in tensors(expert + 1).items() if expert in has[name]}
