@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from merging.chunks import of_some, writer
+from merging.chunks import writer
 from merging.errors import MergeError
-from merging.groups import Group, Groups
+from merging.groups import Group, Groups, of_some
 from merging.lazy import torch
 from merging.method import Method, Outcome
 
@@ -50,12 +50,12 @@ def _surveyed(
     for some, chunks in zip(known, tensors, strict=True):
         survey = _look(method, [_alone(group) for group in chunks], len(chunks[0].which), some) if tensorwise else None
         for group in chunks:
-            yield group, survey if tensorwise else of_some(whole, group), some
+            yield group, survey if tensorwise else of_some(whole, group.which), some
 
 
 def _look(method: Method, groups: list[Group], experts: int, values: dict[str, Any]) -> Any:
-    entries = sum(group.size for group in groups)
-    return method.look(Groups(groups, lambda group: group, experts, entries), values)
+    sizes = [sum(group.size for group in groups if index in group.which) for index in range(experts)]
+    return method.look(Groups(groups, lambda group: group, sizes, cut=lambda group, n: group.cut(0, n)), values)
 
 
 def _alone(group: Group) -> Group:
