@@ -55,7 +55,7 @@ def _surveyed(
 
 def _look(method: Method, groups: list[Group], experts: int, values: dict[str, Any]) -> Any:
     sizes = [sum(group.size for group in groups if index in group.which) for index in range(experts)]
-    return method.look(Groups(groups, lambda group: group, sizes), values)
+    return method.look(Groups(groups, lambda group: group, sizes, cut=lambda group, n: group.cut(0, n)), values)
 
 
 def _alone(group: Group) -> Group:

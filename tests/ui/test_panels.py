@@ -18,9 +18,10 @@ from merging.cli import main
 from merging.generate import Answer
 from merging.method import METHODS
 from merging.preflight import check
+from merging.publish import beside
 from merging.recipe import Recipe
 from merging.sizes import in_words
-from merging.workplace import Workplace, beside
+from merging.workplace import Workplace
 from tests.conftest import Family, random_tensors, write_model
 from ui.errors import notice
 from ui.family import choices
