@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,9 +21,11 @@ from merging.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-BINS = 1 << 17  # of an interval
-SAMPLED, RUN = 512, 1024  # runs of entries that are sampled, and how many each has
-ENDS = 4  # standard errors to both sides of what the sample suggests
+BINS = 1 << 21  # of an interval at most
+NOWHERE = (1 << 32) - 1, 1 << 32  # an interval that costs nothing to look in
+COARSE = 1 << 16  # bins to begin with where there is no sample
+SAMPLED, RUN = 1000, 512  # runs of entries that are sampled at least, and how many each has
+ENDS = 3  # standard errors to both sides of what the sample suggests
 FINITE = range(0x00800000, 0xFF800000)  # the codes of finite numbers
 
 Ranks = Callable[[int, int], list[int]]
@@ -47,14 +49,17 @@ def order_statistics(groups: Groups, values: Values, ranks: Ranks) -> Tensor:
     wanted = np.array([ranks(size, expert) for expert, size in enumerate(groups.sizes)])
     if groups.few:
         return _sorted(groups, values, wanted)
-    low, shift = _guess(groups, values, wanted)
+    places = _guess(groups, values, wanted)
     codes = np.full(wanted.shape, -1, np.int64)
     while (codes < 0).any():
-        tally = _pass(groups, values, low, shift)
+        tally = _pass(groups, values, places)
         if not all(int(code) in FINITE for code in (tally.least.min(), tally.largest.max())):
             raise NotFiniteError
+        ends = places.ends  # as they were counted by, before any interval is changed
         for place in np.ndindex(*wanted.shape):
-            _narrow(tally, place, int(wanted[place]), groups.sizes[place[0]], low, shift, codes)
+            if codes[place] < 0:
+                rank, entries = int(wanted[place]), groups.sizes[place[0]]
+                codes[place] = places.narrowed(tally, place, int(ends[place]), rank, entries)
     return _from_codes(torch.from_numpy(codes))
 
 
@@ -75,97 +80,117 @@ def _sorted(groups: Groups, values: Values, wanted: Bits) -> Tensor:
 
 @dataclass
 class Tally:
-    """What one worker has counted: by expert and rank, and the extreme codes of each expert."""
+    """What one worker has counted: below the intervals and in their bins, and the extreme codes of each expert."""
 
-    below: Bits
-    counts: Bits
-    least: Bits
+    below: Bits  # (experts, ranks)
+    counts: Bits  # the bins of all intervals, one interval after the other
+    least: Bits  # (experts)
     largest: Bits
 
 
-def _pass(groups: Groups, values: Values, low: Bits, shift: Bits) -> Tally:
-    experts = len(low)
+class Places:
+    """The intervals in which ranks are looked for, (experts, ranks): the lowest code, bits that a bin is wide, bins."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.low, self.shift = np.zeros(shape, np.uint32), np.zeros(shape, np.uint32)
+        self.bins = np.ones(shape, np.int64)
+
+    def set(self, place: tuple[int, ...], start: int, stop: int, most: int = BINS) -> None:
+        """Look for a rank among the codes from `start` to before `stop`."""
+        width = max(stop - start, 1)
+        bits = max(0, (width - 1).bit_length() - (most - 1).bit_length())
+        self.low[place], self.shift[place], self.bins[place] = start, bits, ((width - 1) >> bits) + 1
+
+    @property
+    def ends(self) -> Bits:
+        """Where the bins of each interval end among those of all, (experts, ranks)."""
+        return self.bins.cumsum().reshape(self.bins.shape)
+
+    def narrowed(self, tally: Tally, place: tuple[int, ...], last: int, rank: int, entries: int) -> int:
+        """A rank's code by what was counted, in the bins that end at `last`; or -1, and a new interval to look in."""
+        if rank in (0, entries - 1):
+            return int((tally.largest if rank else tally.least)[place[0]])
+        start, bits, before = int(self.low[place]), int(self.shift[place]), int(tally.below[place])
+        bins = int(self.bins[place])
+        ends = before + tally.counts[last - bins : last].cumsum(dtype=np.int64)
+        if rank < before:
+            self.set(place, 0, start)
+        elif rank >= ends[-1]:
+            self.set(place, start + (bins << bits), 1 << 32)
+        else:
+            code = start + (int(np.searchsorted(ends, rank, side="right")) << bits)
+            if bits == 0:
+                self.set(place, *NOWHERE)
+                return code
+            self.set(place, code, code + (1 << bits))
+        return -1
+
+
+def _pass(groups: Groups, values: Values, places: Places) -> Tally:
+    experts, ends = len(places.low), places.ends
+    dtype = np.uint32 if max(groups.sizes) < 1 << 32 else np.int64  # so that no bin overflows
 
     def begin() -> Tally:
         edges = np.full(experts, 0xFFFFFFFF, np.uint32), np.zeros(experts, np.uint32)
-        return Tally(np.zeros(low.shape, np.int64), np.zeros((*low.shape, BINS), np.int64), *edges)
+        return Tally(np.zeros(ends.shape, np.int64), np.zeros(ends[-1, -1], dtype), *edges)
 
-    tallies = groups.fold(begin, lambda group, mine: _count(values(group), group.which, low, shift, mine))
-    return Tally(
-        sum(one.below for one in tallies),
-        sum(one.counts for one in tallies),
-        np.min([one.least for one in tallies], axis=0),
-        np.max([one.largest for one in tallies], axis=0),
+    tallies: list[Tally] = groups.fold(
+        begin, lambda group, mine: _count(values(group), group.which, places, ends, mine)
     )
+    first = tallies[0]
+    for other in tallies[1:]:
+        first.below += other.below
+        first.counts += other.counts
+        np.minimum(first.least, other.least, out=first.least)
+        np.maximum(first.largest, other.largest, out=first.largest)
+    return first
 
 
-def _count(values: Tensor, which: tuple[int, ...], low: Bits, shift: Bits, into: Tally) -> None:
+def _count(values: Tensor, which: tuple[int, ...], places: Places, ends: Bits, into: Tally) -> None:
     """Add a chunk's values, (experts, entries), to what was counted."""
     if values.device.type == "cpu" and kernels.usable():
         from merging.kernels import ranks
 
-        experts = np.array(which)
-        ranks.tally(values.numpy(), experts, low, shift, into.below, into.counts, into.least, into.largest)
+        intervals = places.low, places.shift, ends - places.bins, ends
+        ranks.tally(values.numpy(), np.array(which), *intervals, into.below, into.counts, into.least, into.largest)
         return
     for expert, codes in zip(which, _codes(values), strict=True):
         into.least[expert] = min(into.least[expert], int(codes.min()))
         into.largest[expert] = max(into.largest[expert], int(codes.max()))
-        for rank, (start, bits) in enumerate(zip(low[expert].tolist(), shift[expert].tolist(), strict=True)):
+        for rank, last in enumerate(ends[expert].tolist()):
+            start, bits, size = (int(part[expert, rank]) for part in (places.low, places.shift, places.bins))
             into.below[expert, rank] += int((codes < start).sum())
             bins = (codes[codes >= start] - start) >> bits
-            into.counts[expert, rank] += torch.bincount(bins[bins < BINS], minlength=BINS).cpu().numpy()
+            found = torch.bincount(bins[bins < size], minlength=size).cpu().numpy()
+            into.counts[last - size : last] += found.astype(into.counts.dtype)
 
 
-def _narrow(tally: Tally, place: tuple[int, ...], rank: int, entries: int, low: Bits, shift: Bits, codes: Bits) -> None:
-    """Find a rank's code in what was counted, or the interval in which to look for it next."""
-    expert = place[0]
-    if rank in (0, entries - 1):
-        codes[place] = (tally.largest if rank else tally.least)[expert]
-        return
-    start, bits, before = int(low[place]), int(shift[place]), int(tally.below[place])
-    ends = before + tally.counts[place].cumsum()
-    if rank < before:
-        low[place], shift[place] = _around(0, start)
-    elif rank >= ends[-1]:
-        low[place], shift[place] = _around(start + (BINS << bits), 1 << 32)
-    else:
-        place_in = int(np.searchsorted(ends, rank, side="right"))
-        if bits == 0:
-            codes[place] = start + place_in
-        else:
-            low[place], shift[place] = _around(start + (place_in << bits), start + ((place_in + 1) << bits))
-
-
-def _around(start: int, stop: int) -> tuple[int, int]:
-    """An interval of codes as its lowest one and the bits by which bins are coarser than codes."""
-    width = max(stop - start, 1)
-    return start, max(0, (width - 1).bit_length() - (BINS - 1).bit_length())
-
-
-def _guess(groups: Groups, values: Values, wanted: Bits) -> tuple[Bits, Bits]:
+def _guess(groups: Groups, values: Values, wanted: Bits) -> Places:
     """The intervals to begin with: where a sample of runs, evenly spread, suggests that the ranks are."""
-    low, shift = np.zeros(wanted.shape, np.uint32), np.full(wanted.shape, _around(0, 1 << 32)[1], np.uint32)
-    runs = groups.sample(lambda group: (group.which, _codes(values(group)).cpu().numpy()), SAMPLED, RUN)
+    places = Places(wanted.shape)
+    found = groups.sample(lambda group: (group.which, values(group).cpu().clone()), SAMPLED, RUN)
     for expert, size in enumerate(groups.sizes):
-        rows = [codes[which.index(expert)] for which, codes in runs if expert in which]
-        if len(rows) > SAMPLED // 2:
-            for place, rank in enumerate(wanted[expert].tolist()):
-                low[expert, place], shift[expert, place] = _suggested(rows, rank / size)
-    ends = (wanted == 0) | (wanted == np.array(groups.sizes)[:, None] - 1)
-    low[ends], shift[ends] = 0xFFFFFFFF, 0  # every worker sees the extremes: nothing need be counted
-    return low, shift
+        rows = [run[which.index(expert)] for which, run in found if expert in which and run.shape[1] == RUN]
+        runs = _codes(torch.stack(rows)).numpy().astype(np.uint32) if rows else np.zeros((0, RUN), np.uint32)
+        sample = np.sort(runs, axis=None)
+        for place, rank in enumerate(wanted[expert].tolist()):
+            if rank in (0, size - 1):  # every worker sees the extremes: nothing need be counted
+                places.set((expert, place), *NOWHERE)
+            elif rows:
+                places.set((expert, place), *_suggested(runs, sample, rank / size))
+            else:
+                places.set((expert, place), 0, 1 << 32, COARSE)
+    return places
 
 
-def _suggested(rows: list[Any], share: float) -> tuple[int, int]:
+def _suggested(runs: Bits, sample: Bits, share: float) -> tuple[int, int]:
     """The interval of codes in which the entry of that share from below lies, with some certainty."""
-    codes = np.concatenate(rows)
-    middle = np.partition(codes, place := min(int(share * len(codes)), len(codes) - 1))[place]
-    below = np.array([(row < middle).mean() for row in rows])
+    below = (runs < sample[min(int(share * len(sample)), len(sample) - 1)]).mean(1)
     # Neighbouring runs are alike, so that their differences tell how far the sample's share is off.
-    error = float(np.sqrt(np.square(np.diff(below)).mean() / 2 / len(rows))) + 1 / len(codes)
-    first, last = (int(np.clip((share + sign * ENDS * error) * len(codes), 0, len(codes) - 1)) for sign in (-1, 1))
-    edges = np.partition(codes, [first, last])
-    return _around(int(edges[first]), int(edges[last]) + 1)
+    error = float(np.sqrt(np.square(np.diff(below)).mean() / 2 / len(runs))) if len(runs) > 1 else 1.0
+    edges = [(share + sign * (ENDS * error + 1 / len(sample))) * len(sample) for sign in (-1, 1)]
+    first, last = (sample[int(np.clip(edge, 0, len(sample) - 1))] for edge in edges)
+    return int(first), int(last) + 1
 
 
 def _codes(values: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TILES = 1  # of a chunk: more fall out of the processor's cache
-HISTOGRAMS = 2 * (1 << 16) * 8  # bytes that a survey counts in, of each expert and worker
+HISTOGRAMS = (1 << 21) * 4  # bytes that a survey counts in, of each expert and worker
 
 
 @dataclass(frozen=True)

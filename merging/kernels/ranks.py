@@ -43,26 +43,41 @@ def _tally(codes: Any, low: Any, shift: Any, bins: Any, counts: Any) -> Any:
     below = np.int32(0)
     for i in range(len(codes)):
         below += np.int32(codes[i] < low)
-        bins[i] = (codes[i] - low) >> shift
+        bins[i] = np.uint32(np.uint32(codes[i] - low) >> shift)
     most = np.uint32(len(counts))
-    for start in range(0, len(codes), BLOCK):
+    whole = len(codes) - len(codes) % BLOCK
+    for start in range(0, whole, BLOCK):
         least = most
         part = bins[start : start + BLOCK]
-        for i in range(len(part)):
+        for i in range(BLOCK):
             least = min(least, part[i])
         if least < most:
-            for i in range(len(part)):
+            for i in range(BLOCK):
                 if part[i] < most:
                     counts[part[i]] += 1
+    for i in range(whole, len(codes)):
+        if bins[i] < most:
+            counts[bins[i]] += 1
     return below
 
 
 @kernel
-def tally(values: Any, which: Any, low: Any, shift: Any, below: Any, counts: Any, least: Any, largest: Any) -> None:
+def tally(
+    values: Any,
+    which: Any,
+    low: Any,
+    shift: Any,
+    starts: Any,
+    ends: Any,
+    below: Any,
+    counts: Any,
+    least: Any,
+    largest: Any,
+) -> None:
     """Count the values of each expert, (rows, entries), in the intervals of the ranks that are looked for.
 
-    `which` are the experts' numbers; by these, `low` and `shift` are (experts, ranks), `below` is (experts, ranks),
-    `counts` is (experts, ranks, bins), and `least` and `largest` are (experts), the extreme codes so far.
+    `which` are the experts' numbers; by these, `low`, `shift` and `below` are (experts, ranks), as are `starts` and
+    `ends`, which say where in `counts` the bins of an interval are; `least` and `largest` are the extreme codes so far.
     """
     codes, bins = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
     for row in range(values.shape[0]):
@@ -73,6 +88,8 @@ def tally(values: Any, which: Any, low: Any, shift: Any, below: Any, counts: Any
             least[expert] = min(least[expert], first)
             largest[expert] = max(largest[expert], last)
             for rank in range(low.shape[1]):
-                place = counts[expert, rank]
-                found = _tally(codes[: len(part)], low[expert, rank], shift[expert, rank], bins[: len(part)], place)
-                below[expert, rank] += found
+                if low[expert, rank] < np.uint32(0xFFFFFFFF):
+                    place = counts[starts[expert, rank] : ends[expert, rank]]
+                    size = len(part)
+                    found = _tally(codes[:size], low[expert, rank], shift[expert, rank], bins[:size], place)
+                    below[expert, rank] += found
