@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 BINS = 1 << 21  # of an interval at most
 NOWHERE = (1 << 32) - 1, 1 << 32  # an interval that costs nothing to look in
 COARSE = 1 << 16  # bins to begin with where there is no sample
-SAMPLED, RUN = 1000, 512  # runs of entries that are sampled at least, and how many each has
-ENDS = 3  # standard errors to both sides of what the sample suggests
+SAMPLED, RUN = 1000, 1024  # runs of entries that are sampled at least, and how many each has
+ENDS = 2.5  # standard errors to both sides of what the sample suggests
 FINITE = range(0x00800000, 0xFF800000)  # the codes of finite numbers
 
 Ranks = Callable[[int, int], list[int]]
