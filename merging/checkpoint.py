@@ -24,6 +24,18 @@ if TYPE_CHECKING:
 USUAL = ("model.safetensors", "pytorch_model.bin")
 
 
+# What a merge takes from a model's folder beside its weights.
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "added_tokens.json",
+    "tokenizer_config.json",
+)
+BESIDE = ("config.json", "adapter_config.json", *TOKENIZER)
+
+
 class Made(Protocol):
     """A tensor that is not stored as it is, but computed from what is stored, run by run as it is read."""
 
@@ -93,7 +105,7 @@ class Checkpoint:
     @property
     def stamp(self) -> tuple[tuple[str, int, int], ...]:
         """What its content follows from, without reading it: its files, with their sizes and times."""
-        files = self.files | {self.folder / name for name in ("config.json", "adapter_config.json")}
+        files = self.files | {self.folder / name for name in BESIDE}
         known = ((file, file.stat()) for file in sorted(files) if file.is_file())
         return tuple((str(file), told.st_size, told.st_mtime_ns) for file, told in known)
 

@@ -87,6 +87,7 @@ def _one_thread_each() -> None:
 def crew(workers: int, stop: threading.Event | None) -> Iterator[Crew]:
     """A crew that goes home at the end, and leaves torch its threads."""
     threads = torch.get_num_threads()
+    _one_thread_each()
     members = Crew(workers, stop)
     try:
         yield members

@@ -28,7 +28,7 @@ from merging.recipe import Recipe
 from merging.run import Run
 from merging.sizes import in_bytes
 from merging.stream import fitting
-from merging.workplace import workplace
+from merging.workplace import settle, workplace
 
 SHARD = 5 << 30  # bytes of one output file, as Hugging Face writes them
 
@@ -78,7 +78,8 @@ def merge(
     limit = in_bytes(shard_size)
     clock.lap("check")
     with ExitStack() as stack:
-        made_in = stack.enter_context(workplace(place, mark_of(story, work, limit, device)))
+        mark = mark_of(story, work, limit, device)
+        made_in = stack.enter_context(workplace(place, mark))
         metadata = {key: told if isinstance(told, str) else json.dumps(told) for key, told in story.items()}
         entries = [replace(entry, dtype=_dtype(entry, recipe.out_dtype)) for entry in work.written]
         output = Output(lay_out(made_in.folder, entries, limit, metadata, again=True))
@@ -91,15 +92,18 @@ def merge(
         except NotFiniteError as error:
             made_in.spoiled = True
             raise run.blame(error.name) from None
-        if fsync:
-            output.settle()
-        clock.lap("settle")
+        if mark_of(story, work, limit, device) != mark:
+            made_in.spoiled = True
+            raise MergeError("A model was changed while it was merged. Merge again when nothing writes to it.")
         examine(output.placed)
         carry_over(work, made_in.folder, recipe.out_dtype, recipe.chat_template)
         sums = {name: made_in.finished[name] for name in output.placed}
         _tell(made_in.folder, recipe.to_yaml(place), story, work, sums)
-        run.progress.finish()
         clock.lap("verify")
+        if fsync:
+            settle(made_in.folder)
+        clock.lap("settle")
+        run.progress.finish()
     return Report(place, sum(e.bytes for e in entries), clock.total, work.fates, clock.laps, found.warnings, sums)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -70,7 +71,11 @@ def _reserve(number: int, size: int) -> None:
     """Give a file its length, and its place on the disk where the system can: what is full says so now."""
     os.truncate(number, size)
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(number, 0, size)
+        try:
+            os.posix_fallocate(number, 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some file systems cannot
+                raise
 
 
 class Output:
@@ -106,12 +111,7 @@ class Output:
                 view = view[os.write(number, view) :]
 
     def checksum(self, name: str) -> str:
-        return checksum(self.digests[name])
-
-    def settle(self) -> None:
-        """Have all of it on the disk."""
-        for number in self.numbers.values():
-            os.fsync(number)
+        return checksum(self.digests[name], self.placed[name])
 
     def close(self) -> None:
         for number in self.numbers.values():
@@ -133,20 +133,27 @@ def digest(data: Bits, size: int, into: Bits, start: int) -> None:
         into[(start + at // size) // TILE] = xxhash.xxh3_64_intdigest(data[at : at + TILE * size].data)
 
 
-def checksum(digests: Bits) -> str:
-    """A tensor's checksum: XXH3 of the XXH3 of each of its tiles of 2^17 entries, which may be taken in any order."""
-    return f"xxh3:{xxhash.xxh3_64_hexdigest(digests.astype('<u8').tobytes())}"
+def checksum(digests: Bits, entry: Entry) -> str:
+    """A tensor's checksum: XXH3 of its dtype and shape, and of the XXH3 of each of its tiles of 2^17 entries.
+
+    The tiles may be taken in any order.
+    """
+    shape = "x".join(map(str, entry.shape))
+    return f"xxh3:{xxhash.xxh3_64_hexdigest(f'{entry.dtype} {shape} '.encode() + digests.astype('<u8').tobytes())}"
 
 
 def stored_checksum(entry: Entry) -> str:
     """The checksum of what a file holds now."""
     size, digests = SIZES[entry.dtype], np.zeros(tiles(entry.size), np.uint64)
-    with entry.file.open("rb", buffering=0) as stream:
-        stream.seek(entry.offset)
-        for start in range(0, entry.size, TILE):
-            data = stream.read(min(TILE, entry.size - start) * size)
-            digest(np.frombuffer(data, np.uint8), size, digests, start)
-    return checksum(digests)
+    try:
+        with entry.file.open("rb", buffering=0) as stream:
+            stream.seek(entry.offset)
+            for start in range(0, entry.size, TILE):
+                data = stream.read(min(TILE, entry.size - start) * size)
+                digest(np.frombuffer(data, np.uint8), size, digests, start)
+    except OSError as error:
+        raise MergeError(f"{entry.file} could not be read ({error.strerror}). Check the disk.") from error
+    return checksum(digests, entry)
 
 
 def examine(placed: dict[str, Entry]) -> None:

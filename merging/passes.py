@@ -35,12 +35,12 @@ def passes(method: Method, values: dict[str, Any], few: bool) -> int:
     count, experts = 0, len(values["weight"])
     group = Group("", torch.zeros(2), torch.arange(2.0 * experts).reshape(experts, 2)).weighed(values["weight"])
 
-    def read(_: int) -> Group:
+    def read(piece: Group) -> Group:
         nonlocal count
         count += 1
-        return group
+        return piece
 
-    groups = Groups([0], read, [group.size] * experts)
+    groups = Groups([group], read, [group.size] * experts)
     groups.few = few
     method.outcome(group, method.look(groups, values), values)
     return count

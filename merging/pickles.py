@@ -60,7 +60,7 @@ def _run(values: Tensor, start: int, stop: int) -> Tensor:
 def read_pickle(file: Path) -> tuple[list[Entry], dict[str, Made], list[str]]:
     """The tensors of a PyTorch file, how each is read, and what the user should know; MergeError if it is unsafe."""
     _check(file)
-    tensors, left = _tensors(_load(file))
+    tensors, left = _tensors(file, _load(file))
     if not tensors:
         raise MergeError(f"{file} holds no tensors by name. Save the model's `state_dict()` as safetensors.")
     entries = [_entry(file, name, values) for name, values in tensors.items()]
@@ -115,14 +115,16 @@ def _load(file: Path) -> Any:
         raise MergeError(f"{file} is damaged ({words or type(error).__name__}). Download it again.") from error
 
 
-def _tensors(content: Any) -> tuple[dict[str, Tensor], list[str]]:
+def _tensors(file: Path, content: Any) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors by name, and the names of what else stands beside them."""
     while isinstance(content, Mapping):
         tensors = {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
         inside = [content[name] for name in INSIDE if isinstance(content.get(name), Mapping)]
         if tensors or not inside:
-            named = {str(name): value for name, value in tensors.items()}
-            return named, [str(name) for name in content if name not in tensors]
+            odd = [name for name in tensors if not isinstance(name, str) or name == "__metadata__"]
+            if odd:
+                raise MergeError(f"{file} has a tensor named {odd[0]!r}, which no model has. Save the model again.")
+            return tensors, [str(name) for name in content if name not in tensors]
         content = inside[0]
     return {}, []
 

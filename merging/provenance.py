@@ -32,7 +32,9 @@ def _told(model: Checkpoint, hash_inputs: bool) -> dict[str, Any]:
 
 def mark_of(story: dict[str, Any], work: Plan, limit: int, device: str) -> str:
     """What tells one merge from another: what it makes and where, the files that it reads, and when they changed."""
-    stamps = [model.stamp for model in (work.base, *work.experts)]
+    home = sorted((work.vocabulary.home or work.base.folder).glob("*token*"))
+    files = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in home if file.is_file()]
+    stamps = [files, *(model.stamp for model in (work.base, *work.experts))]
     text = json.dumps([story, stamps, work.fates, limit, device], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

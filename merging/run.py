@@ -112,6 +112,8 @@ class Run:
         entry = self.output.placed[name]
         for span in spans(name, entry.size, self.stream.chunk):
             values = model.read(name, span.start, span.stop).to(dtype_of(entry))
+            if entry.floating and not values.isfinite().all():
+                raise NotFiniteError(name)
             self._put(name, span.start, values.contiguous().view(torch.uint8).numpy())
         if not entry.size:
             self.made_in.finish(name, self.output.checksum(name))
@@ -124,15 +126,19 @@ class Run:
         """What to say when a number of that tensor, or of any, turned out not to be finite: which one it is."""
         for suspect in [name] if name else self.work.merged:
             for model in self._read(suspect):
-                for span in self.stream.spans(suspect):
+                for span in spans(suspect, self.output.placed[suspect].size, self.stream.chunk):
                     if not model.read(suspect, span.start, span.stop).float().isfinite().all():
                         words = f"`{suspect}` of {model.name} holds NaN or infinity."
                         return MergeError(f"{words} A merge would spread it; choose another model.")
-        dtype = self.output.placed[name].dtype if name else "float32"
-        return MergeError(f"The merged `{name}` is too large for {dtype}. Lower the scaling.")
+        if not name:
+            return MergeError("Some expert is too far from the base for float32. Were they fine-tuned from this base?")
+        return MergeError(f"The merged `{name}` is too large for {self.output.placed[name].dtype}. Lower the scaling.")
 
     def _read(self, name: str) -> list[Checkpoint]:
         """The models that a merge of the tensor reads."""
+        if name not in self.work.merged:
+            kept = self.work.kept.get(name)
+            return [self.work.base if kept is None else self.work.experts[kept]]
         experts = [self.work.experts[index] for index in self.work.merged[name]]
         return [self.work.base, *experts] if self.method.needs_base else experts
 

@@ -15,12 +15,13 @@ from merging.files import Files, Reader
 from merging.groups import TILE, Bits, Group, Groups
 from merging.lazy import torch
 from merging.plan import Plan
+from merging.ranking import BINS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 TILES = 1  # of a chunk: more fall out of the processor's cache
-HISTOGRAMS = (1 << 21) * 4  # bytes that a survey counts in, of each expert and worker
+HISTOGRAMS = 2 * BINS * 4  # bytes that a survey counts in, of each expert and worker
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,10 @@ class Span:
     name: str
     start: int
     stop: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
 
 
 def spans(name: str, size: int, chunk: int) -> list[Span]:

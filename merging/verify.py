@@ -55,14 +55,15 @@ def _changed(
     workers: int | None,
 ) -> list[str]:
     found: dict[str, str] = {}
-    lock = threading.Lock()
+    lock, read = threading.Lock(), 0
 
     def look(name: str) -> None:
+        nonlocal read
         checksum = stored_checksum(model.entries[name])
         with lock:
             found[name] = checksum
             if on_step:
-                read = sum(model.entries[other].bytes for other in found)
+                read += model.entries[name].bytes
                 on_step(Step(len(found), len(known), name, read, model.bytes, "Verifying"))
 
     crew = Crew(workers or os.cpu_count() or 1, stop)

@@ -72,11 +72,10 @@ def _used(folder: Path, out: Path, identity: str) -> Iterator[Workplace]:
         yield place
         place.journal.close()
         if out.is_dir():
-            place.spoiled = True  # for now: no later run could take the name either
             out.rmdir()  # it is empty, or this fails and the merge is not published
         folder.rename(out)
         (out / JOURNAL).unlink()  # not before, or a process that is killed here leaves what no later one knows
-        _settle(out.parent)
+        _settle_names(out.parent)
     finally:
         with suppress(OSError):  # a full disk, which has been told already
             place.journal.close()
@@ -116,9 +115,19 @@ def _read(journal: Path, identity: str) -> dict[str, str] | None:
     return finished
 
 
-def _settle(folder: Path) -> None:
-    """Have the new name on the disk, where the system can be asked to."""
-    with suppress(OSError):  # Windows cannot open folders
+def settle(folder: Path) -> None:
+    """Have a folder, with the files in it, on the disk, where the system can be asked to."""
+    for path in (*folder.rglob("*"), folder):
+        with suppress(PermissionError, IsADirectoryError):  # Windows cannot open folders
+            number = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+            try:
+                os.fsync(number)
+            finally:
+                os.close(number)
+
+
+def _settle_names(folder: Path) -> None:
+    with suppress(OSError):
         number = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(number)

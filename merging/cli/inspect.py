@@ -30,7 +30,7 @@ def content(model: Checkpoint) -> dict[str, Any]:
         "bytes": model.bytes,
         "dtypes": model.dtypes,
         "tied": model.tied,
-        "notes": list(getattr(model, "notes", ())),
+        "notes": list(model.notes),
         "tensors": [
             {"name": entry.name, "dtype": entry.dtype, "shape": list(entry.shape), "file": entry.file.name}
             for entry in model.entries.values()

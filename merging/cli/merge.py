@@ -41,7 +41,7 @@ def told(recipe: Recipe, report: Report) -> list[str]:
     return [
         f"Merged {experts}{base} by {find_method(recipe.method).title}.",
         *(f"  {line}" for line in fates_in_words(report.fates)),
-        *(f"Warning: {warning}" for warning in getattr(report, "warnings", ())),
+        *(f"Warning: {warning}" for warning in report.warnings),
         f"Wrote {in_words(report.bytes)} to {report.out} in {report.seconds:.1f} s.",
         f"Load it: {_loading(report.out)}",
     ]

@@ -75,12 +75,14 @@ def test_ranks_may_depend_on_how_many_entries_there_are() -> None:
 def test_order_statistics_without_a_sample_go_over_the_stream_twice() -> None:
     passes = 0
 
-    def read(_: int) -> Group:
+    def read(piece: Group) -> Group:
         nonlocal passes
         passes += 1
-        return Group("w", torch.zeros(2), torch.ones(1, 2))
+        return piece
 
-    order_statistics(Groups([0], read, [FEW + 1]), magnitudes, lambda *_: [0, 1])
+    order_statistics(
+        Groups([Group("w", torch.zeros(2), torch.ones(1, 2))], read, [FEW + 1]), magnitudes, lambda *_: [0, 1]
+    )
 
     assert passes == 2
 
