@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -43,9 +45,13 @@ def main() -> None:
 
 
 def warm() -> None:
-    """Import what sampling needs while the visitor is still looking around."""
+    """Have ready what sampling and merging need, while the visitor is still looking around."""
     import transformers  # noqa: F401
     from transformers import AutoModelForCausalLM  # noqa: F401
+
+    # In a process of its own: compiling for the first time takes half a minute, which the screen would stand still.
+    warming = [sys.executable, "-m", "merging.warming"]
+    subprocess.run(warming, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, check=False)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from merging.errors import MergeError
-from merging.header import FLOATS, INDEX, SIZES, Entry, dtype_of, read_header, read_json
+from merging.fp8 import lifted
+from merging.header import FLOATS, OTHERS, SIZES, Entry, dtype_of, read_header, read_json
+from merging.indices import compared
 from merging.lazy import torch
+from merging.pickles import read_pickle
+from merging.quantised import refuse_quantised
+from merging.references import HUB_NAME
+from merging.sources import PICKLES, source_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHARD_NAME = re.compile(r"model-\d{5}-of-(?P<total>\d{5})\.safetensors")
+# The names that a model's only file has, so that a config beside it is its own and its folder names it.
+USUAL = ("model.safetensors", "pytorch_model.bin")
+
+
+# What a merge takes from a model's folder beside its weights.
+TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "added_tokens.json",
+    "tokenizer_config.json",
+)
+BESIDE = ("config.json", "adapter_config.json", *TOKENIZER)
 
 
 class Made(Protocol):
@@ -37,11 +56,12 @@ class Checkpoint:
     config: dict[str, Any] = field(default_factory=dict)
     made: dict[str, Made] = field(default_factory=dict)  # the tensors whose entry does not say where their bytes are
     adapter: bool = False  # whether it is what an adapter makes of its base, whose config it has then
+    notes: tuple[str, ...] = ()  # sentences on how it was read, for the user
 
     @property
     def name(self) -> str:
         path = self.path.absolute()
-        return path.stem if path.suffix == ".safetensors" and path.stem != "model" else self.folder.absolute().name
+        return self.folder.absolute().name if path == self.folder.absolute() or path.name in USUAL else path.stem
 
     @property
     def folder(self) -> Path:
@@ -78,16 +98,23 @@ class Checkpoint:
         return self.config.get("tie_word_embeddings") is True
 
     @property
+    def files(self) -> set[Path]:
+        """The files that its tensors are read from, a base's too where an adapter is added to one."""
+        return {file for name in self.entries for file in self.files_of(name)}
+
+    @property
     def stamp(self) -> tuple[tuple[str, int, int], ...]:
         """What its content follows from, without reading it: its files, with their sizes and times."""
-        files = {self.folder / name for name in ("config.json", "adapter_config.json")}
-        files |= {entry.file for entry in self.entries.values()}
-        files |= {file for made in self.made.values() for file in made.files}
+        files = self.files | {self.folder / name for name in BESIDE}
         known = ((file, file.stat()) for file in sorted(files) if file.is_file())
         return tuple((str(file), told.st_size, told.st_mtime_ns) for file, told in known)
 
+    def files_of(self, name: str) -> set[Path]:
+        """The files that a tensor is read from."""
+        return self.made[name].files if name in self.made else {self.entries[name].file}
+
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
-        """Entries `start` to `stop` of the tensor laid flat, in its own dtype; an adapter's are float32."""
+        """Entries `start` to `stop` of the tensor laid flat, in its own dtype; what is computed may be float32."""
         entry = self.entries[name]
         stop = entry.size if stop is None else stop
         if name in self.made:
@@ -114,81 +141,58 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a model folder or a lone safetensors file, reading its headers only."""
+    """Open a model folder or a lone file, reading headers only; a pickle is mapped and never executed."""
     path = _found(path)
-    files, promised = _files(path)
-    entries: dict[str, Entry] = {}
-    for file in files:
-        for entry in read_header(file):
-            if entry.name in entries:
-                where = f"{entries[entry.name].file.name} and {file.name}"
-                raise MergeError(f"`{entry.name}` is in both {where} of {path}. Remove the file that does not belong.")
-            entries[entry.name] = entry
-    for name, file_name in promised.items():
-        if name not in entries:
-            raise MergeError(f"`{name}` is not in {path / file_name}, where {INDEX} says it is. Download both again.")
-    if not entries:
-        raise MergeError(f"{path} holds no tensors. Choose another model.")
     config = path / "config.json" if path.is_dir() else path.parent / "config.json"
-    return Checkpoint(path, entries, read_json(config) if config.is_file() and _owns_config(path) else {})
+    told = read_json(config) if config.is_file() and _owns_config(path) else {}
+    source = source_of(path)
+    model = _gathered(Checkpoint(path, {}, told, notes=source.notes), source.files)
+    model = replace(model, notes=(*model.notes, *compared(source, model.entries, model.tied)))
+    model = lifted(refuse_quantised(model))
+    for entry in model.entries.values():
+        if entry.dtype not in FLOATS | OTHERS:
+            where = f"`{entry.name}` in {entry.file} has dtype {entry.dtype}"
+            raise MergeError(f"{where}, which cannot be merged. Choose an unquantised model.")
+    return model
+
+
+def _gathered(model: Checkpoint, files: Iterable[Path]) -> Checkpoint:
+    """The model with the tensors of all its files."""
+    entries: dict[str, Entry] = {}
+    made: dict[str, Made] = {}
+    notes = list(model.notes)
+    for file in files:
+        if file.suffix in PICKLES:
+            found, mapped, told = read_pickle(file)
+            made |= mapped
+            notes += told
+        else:
+            found = read_header(file)
+        for entry in found:
+            if entry.name in entries:
+                where = f"{entries[entry.name].file.name} and {file.name} of {file.parent}"
+                raise MergeError(f"`{entry.name}` is in both {where}. Remove the file that does not belong.")
+            entries[entry.name] = entry
+    if not entries:
+        raise MergeError(f"{model.path} holds no tensors. Choose another model.")
+    return replace(model, entries=entries, made=made, notes=tuple(notes))
 
 
 def _found(path: str | Path) -> Path:
     try:
         path = Path(path).expanduser()
         there = path.exists()
-    except (OSError, RuntimeError):  # too long a name, a folder that may not be entered, a `~name` that is nobody's
+    except (OSError, RuntimeError, ValueError):  # too long, a folder not to be entered, a `~name` of nobody, a NUL
         there = False
     if not there:
-        raise MergeError(f"There is no file or folder `{path}`. Check the path.")
-    return Path(path)
+        hub = (
+            " If it names a model of the Hub, download it and name its folder." if HUB_NAME.fullmatch(str(path)) else ""
+        )
+        raise MergeError(f"There is no file or folder `{path}`. Check the path.{hub}")
+    path = Path(path)
+    return path.parent if path.name.endswith(".index.json") else path  # an index stands for the folder
 
 
 def _owns_config(path: Path) -> bool:
     """Whether a config beside a lone file belongs to it: it does when the file has the usual name."""
-    return path.is_dir() or path.name == "model.safetensors"
-
-
-def _files(path: Path) -> tuple[list[Path], dict[str, str]]:
-    """The files that hold the model, and the tensors that its index promises, with the file of each."""
-    if path.is_file():
-        if path.suffix != ".safetensors":
-            raise MergeError(f"{path.name} is not a .safetensors file. Only safetensors can be opened.")
-        return [path], {}
-    if (path / "model.safetensors").is_file():  # before an index, as transformers does
-        return [path / "model.safetensors"], {}
-    if (path / INDEX).is_file():
-        return _indexed(path)
-    files = sorted(path.glob("*.safetensors"))
-    if named := [name for file in files if (name := SHARD_NAME.fullmatch(file.name))]:
-        return _numbered(path, int(named[0]["total"])), {}
-    if not files:
-        found = "only pickled weights" if [*path.glob("*.bin"), *path.glob("*.pt*")] else "no .safetensors file"
-        raise MergeError(f"{path} has {found}. Save the model as safetensors and choose that folder.")
-    if len(files) > 1:
-        names = ", ".join(file.name for file in files[:4])
-        raise MergeError(f"{path} has several models ({names}). Choose one of these files.")
-    return files, {}
-
-
-def _numbered(path: Path, total: int) -> list[Path]:
-    """The shards of a model without an index, which are as many as their names say."""
-    shards = [path / f"model-{number:05}-of-{total:05}.safetensors" for number in range(1, total + 1)]
-    for shard in shards:
-        if not shard.is_file():
-            raise MergeError(f"Shard {shard.name} of {path} is missing. Download it and try again.")
-    return shards
-
-
-def _indexed(path: Path) -> tuple[list[Path], dict[str, str]]:
-    names = read_json(path / INDEX).get("weight_map")
-    if not isinstance(names, dict) or not all(isinstance(name, str) for name in names.values()):
-        raise MergeError(f"{path / INDEX} has no usable weight_map. Download it again.")
-    files = []
-    for name in sorted(set(names.values())):
-        if Path(name).name != name or not name.endswith(".safetensors"):
-            raise MergeError(f"{path / INDEX} names `{name}`, which is not a shard in its folder. Download it again.")
-        if not (path / name).is_file():
-            raise MergeError(f"Shard {name} of {path} is missing. Download it and try again.")
-        files.append(path / name)
-    return files, names
+    return path.is_dir() or path.name in USUAL

@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from merging.checkpoint import Checkpoint
-from merging.engine import CHUNK, outcomes
 from merging.errors import MergeStopped
+from merging.groups import TILE, Group
 from merging.lazy import torch
-from merging.method import Blend, Group, Groups, Method
-from merging.plan import plan
-from merging.vectors import norms
+from merging.plan import Plan, plan
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 PROBE = 1 << 24  # numbers kept in memory to try settings on; a model with no more is kept whole
 QUICK = 1 << 19  # numbers that a setting is tried on while a slider moves
-CACHED = 1 << 17  # entries that a setting is tried on at a time; twice as fast as all of them at once
 
 
 @dataclass(frozen=True)
 class Probe:
-    """Entries of every tensor, drawn evenly: what a setting does can be tried on them at once."""
+    """Entries of every tensor, drawn evenly, of the experts that have it: settings can be tried on them at once."""
 
     groups: tuple[Group, ...]
     share: float  # of the model's entries; 1 when they are all there
@@ -38,17 +35,23 @@ class Probe:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Every merged tensor of the experts against the base, as one pass over the weights sees it."""
+    """Every merged tensor of the experts against the base, as one pass over the weights sees it.
+
+    Numbers of a tensor are NaN for an expert that lacks it, and where a weight is not finite.
+    """
 
     base: str
     experts: tuple[str, ...]
     names: tuple[str, ...]  # of the tensors, in the order of the layers
     shapes: tuple[tuple[int, ...], ...]
-    base_norms: Tensor  # (tensors), Frobenius norms, float64; NaN where a weight is not finite
+    has: Tensor  # (tensors, experts), whether the expert has the tensor
+    base_norms: Tensor  # (tensors), Frobenius norms, float64
     norms: Tensor  # (tensors, experts), of the task vectors
     zeros: Tensor  # (tensors, experts), share of entries that did not move at all
-    still: Tensor  # (experts), the same share over the whole model
-    cosines: Tensor  # (experts, experts), between task vectors over the whole model; NaN where one is zero
+    still: Tensor  # (experts), the same share over all tensors that the expert has
+    # (experts, experts), between task vectors over the whole model, zero in tensors that are lacking; NaN where one is
+    # zero everywhere.
+    cosines: Tensor
     probe: Probe
     quick: Probe
 
@@ -58,22 +61,38 @@ class Comparison:
         base = self.base_norms[:, None]
         return torch.where(base > 0, self.norms / base, torch.nan)
 
+    def gaps(self, table: Tensor) -> dict[tuple[int, int], str]:
+        """Why a table of tensors and experts has no number, in words, by row and column."""
+        return {(row, column): self._gap(row, column) for row, column in table.isnan().nonzero().tolist()}
+
+    def _gap(self, tensor: int, expert: int) -> str:
+        if not self.has[tensor, expert]:
+            return "does not have this tensor"
+        if self.norms[tensor, expert].isnan():
+            return "holds NaN or infinity"
+        if self.norms[tensor, expert] == 0:
+            return "did not move here"
+        return "the base is zero here" if self.base_norms[tensor] == 0 else "none of the entries looked at moved"
+
     def warnings(self) -> list[str]:
         """What looks wrong with the experts, one sentence each."""
-        broken = [name for name, norm in zip(self.names, self.base_norms, strict=True) if norm.isnan()]
-        if broken:
-            return [f"{self.base}: `{broken[0]}` holds NaN or infinity, so this merge will be refused."]
+        if broken := self._broken(self.base_norms.isnan()):
+            return [f"{self.base}: {broken}"]
         found = self._of_pairs()
-        total, base = self.norms.square().nansum(0).sqrt(), self.base_norms.square().nansum().sqrt()
-        for index, (expert, norm) in enumerate(zip(self.experts, total, strict=True)):
-            broken = [name for name, value in zip(self.names, self.norms[:, index], strict=True) if value.isnan()]
-            if broken:
-                found.append(f"{expert}: `{broken[0]}` holds NaN or infinity, so this merge will be refused.")
+        squares = torch.where(self.has, self.base_norms.square()[:, None], 0.0).sum(0)
+        for index, expert in enumerate(self.experts):
+            norm, base = self.norms[:, index].square().nansum().sqrt(), squares[index].sqrt()
+            if broken := self._broken(self.has[:, index] & self.norms[:, index].isnan()):
+                found.append(f"{expert}: {broken}")
             elif norm == 0:
                 found.append(f"{expert} equals the base model: it adds nothing.")
             elif norm > 0.5 * base:
                 found.append(f"{expert} is {norm / base:.0%} away from the base: was it fine-tuned from this one?")
         return found
+
+    def _broken(self, marked: Tensor) -> str:
+        names = [name for name, mark in zip(self.names, marked.tolist(), strict=True) if mark]
+        return f"`{names[0]}` holds NaN or infinity, so this merge will be refused." if names else ""
 
     def _of_pairs(self) -> list[str]:
         found = []
@@ -94,7 +113,7 @@ def compare(
 ) -> Comparison:
     """Go once over the weights of the base and the experts, which must fit it; MergeStopped when asked to stop."""
     work = plan(base, experts)
-    sizes = [base.entries[name].size for name in work.merged]
+    sizes = [work.base.entries[name].size for name in work.merged]
     wanted = PROBE // (1 + len(experts))
     rate = min(1.0, wanted / sum(sizes))
     rows, kept = [], []
@@ -103,48 +122,66 @@ def compare(
         if on_step:
             on_step(done, len(sizes))
         picked = torch.arange(size) if rate == 1 else _spread(size, max(64, int(rate * size)))
-        row, product, group = _measure(base, experts, name, picked, stop)
+        row, product, group = _measure(work, name, picked, stop)
         rows.append(row)
         kept.append(group)
         products += product.nan_to_num()
-    measured = torch.stack(rows)  # (tensors, 1 + 2 * experts)
-    probe = Probe(tuple(kept), rate)
+    return _compared(work, torch.stack(rows), products, Probe(tuple(kept), rate))
+
+
+def _compared(work: Plan, measured: Tensor, products: Tensor, probe: Probe) -> Comparison:
+    """The comparison, from a row of measures for each tensor."""
+    count = len(work.experts)
+    sizes = torch.tensor([work.base.entries[name].size for name in work.merged])
+    has = torch.tensor([[index in which for index in range(count)] for which in work.merged.values()])
+    lengths = products.diagonal().sqrt()
     return Comparison(
-        base.name,
-        tuple(expert.name for expert in experts),
-        work.merged,
-        tuple(base.entries[name].shape for name in work.merged),
+        work.base.name,
+        tuple(expert.name for expert in work.experts),
+        tuple(work.merged),
+        tuple(work.base.entries[name].shape for name in work.merged),
+        has,
         measured[:, 0].sqrt(),
-        measured[:, 1 : 1 + len(experts)].sqrt(),
-        measured[:, 1 + len(experts) :] / torch.tensor(sizes)[:, None],
-        measured[:, 1 + len(experts) :].nansum(0) / sum(sizes),
-        products / products.diagonal().sqrt().outer(products.diagonal().sqrt()),
+        measured[:, 1 : 1 + count].sqrt(),
+        measured[:, 1 + count :] / sizes[:, None],
+        measured[:, 1 + count :].nansum(0) / (has * sizes[:, None]).sum(0),
+        products / lengths.outer(lengths),
         probe,
-        _thinned(probe, sum(sizes), QUICK // (1 + len(experts))),
+        _thinned(probe, int(sizes.sum()), QUICK // (1 + count)),
     )
 
 
-def _measure(
-    base: Checkpoint, experts: list[Checkpoint], name: str, picked: Tensor, stop: threading.Event | None
-) -> tuple[Tensor, Tensor, Group]:
+def _measure(work: Plan, name: str, picked: Tensor, stop: threading.Event | None) -> tuple[Tensor, Tensor, Group]:
     """Squared norms of base and task vectors and the counts of zeros in one row; products of pairs; picked entries."""
-    size = base.entries[name].size
-    total = torch.zeros(1 + 2 * len(experts), dtype=torch.float64)
-    product = torch.zeros(len(experts), len(experts), dtype=torch.float64)
+    entry, which, count = work.base.entries[name], list(work.merged[name]), len(work.experts)
+    models = [work.base, *(work.experts[index] for index in which)]
+    bases, squares = torch.zeros(1, dtype=torch.float64), torch.zeros(len(which), dtype=torch.float64)
+    zeros, products = torch.zeros_like(squares), torch.zeros(len(which), len(which), dtype=torch.float64)
     kept = []
-    for start in range(0, size, CHUNK):
+    for start in range(0, entry.size, TILE):
         if stop and stop.is_set():
             raise MergeStopped("Stopped.")
-        end = min(start + CHUNK, size)
-        rows = torch.stack([model.read(name, start, end).float() for model in (base, *experts)])
+        end = min(start + TILE, entry.size)
+        rows = torch.stack([model.read(name, start, end).float() for model in models])
         tau = rows[1:] - rows[0]
-        squares = torch.cat([rows[:1], tau]).double().square().sum(1)
-        product += tau.double() @ tau.double().T
-        total += torch.cat([squares, (tau == 0).sum(1).double()])
+        bases += rows[0].double().square().sum()
+        squares += tau.double().square().sum(1)
+        zeros += (tau == 0).sum(1)
+        products += tau.double() @ tau.double().T
         kept.append(rows[:, picked[(picked >= start) & (picked < end)] - start])
-    entries = torch.cat(kept, dim=1)
-    group = Group(name, entries[0], entries[1:], matrix=len(base.entries[name].shape) >= 2)
-    return torch.where(total < torch.inf, total, torch.nan), product, group
+    everyone = torch.full((2, count), torch.nan, dtype=torch.float64)
+    everyone[:, which] = torch.stack([torch.where(squares < torch.inf, squares, torch.nan), zeros])
+    of_pairs = torch.zeros(count, count, dtype=torch.float64)
+    of_pairs[torch.tensor(which)[:, None], torch.tensor(which)] = products
+    base = torch.where(bases < torch.inf, bases, torch.nan)
+    group = _group(name, torch.cat(kept, dim=1), tuple(which), len(entry.shape) >= 2)
+    return torch.cat([base, everyone.flatten()]), of_pairs, group
+
+
+def _group(name: str, rows: Tensor, which: tuple[int, ...], matrix: bool) -> Group:
+    group = Group(name, rows[0], rows[1:], matrix=matrix)
+    group.which = which
+    return group
 
 
 def _spread(size: int, count: int) -> Tensor:
@@ -163,65 +200,6 @@ def _thinned(probe: Probe, entries: int, wanted: int) -> Probe:
     groups = []
     for group in probe.groups:
         picked = _spread(len(group.base), max(64, int(rate * len(group.base))))
-        groups.append(Group(group.name, group.base[picked], group.experts[:, picked], matrix=group.matrix))
+        rows = torch.cat([group.base[None, picked], group.experts[:, picked]])
+        groups.append(_group(group.name, rows, group.which, group.matrix))
     return Probe(tuple(groups), probe.share * rate)
-
-
-def coefficients(method: Method, values: dict[str, Any], comparison: Comparison, probe: Probe) -> Tensor:
-    """The weight with which each expert's tensor would enter the merge, (tensors, experts).
-
-    For methods with one number per expert and tensor it is that number. For entrywise ones it is the effective weight
-    sum(s |tau|) / sum(|tau|) over the probe's entries, s being the factor with which an entry enters the merge.
-    NaN where a tensor of the expert did not move, or is not finite. `values` are by argument name, with the weights.
-    """
-    if not method.entrywise:
-        return _exact(method, values, comparison)
-    finite = [index for index, row in enumerate(comparison.norms) if not row.isnan().any()]
-    table = torch.full(comparison.norms.shape, torch.nan, dtype=torch.float64)
-    groups = [probe.groups[index] for index in finite]
-    if groups:
-        table[finite] = _effective(method, values, groups)
-    return table
-
-
-def _exact(method: Method, values: dict[str, Any], comparison: Comparison) -> Tensor:
-    """The coefficients from the norms, which are known exactly, of each tensor or of the whole model."""
-    rows = []
-    whole = comparison.norms.square().nansum(0).sqrt()
-    assert method.survey in (None, norms), "the screen knows no other statistics of a tensor yet"
-    for norm, shape in zip(comparison.norms, comparison.shapes, strict=True):
-        nothing = Group("", torch.zeros(0), torch.zeros(len(comparison.experts), 0), matrix=len(shape) >= 2)
-        survey = norm if values.get("scope") == "tensor" else whole
-        rows.append(method.outcome(nothing, survey, values).values.double())  # type: ignore[union-attr]
-    table = torch.stack(rows)
-    return torch.where(comparison.norms.isnan(), torch.nan, table)
-
-
-def _effective(method: Method, values: dict[str, Any], groups: list[Group]) -> Tensor:
-    """The effective weights over all entries of the groups, (groups, experts)."""
-    lengths = torch.tensor([len(group.base) for group in groups])
-    owner = torch.arange(len(groups)).repeat_interleave(lengths)  # which group an entry belongs to
-    if values.get("scope") == "tensor":
-        model = {group.name: _cut(group) for group in groups}
-    else:
-        # One long group instead of many short ones: the same numbers in less time.
-        model = {"": _cut(Group("", torch.cat([g.base for g in groups]), torch.cat([g.experts for g in groups], 1)))}
-    moved = torch.zeros(len(groups), len(groups[0].experts), dtype=torch.float64)
-    sizes = torch.zeros_like(moved)
-    at = 0
-    for group, outcome in outcomes(method, values, model):
-        assert isinstance(outcome, Blend)
-        tau, here = group.tau, owner[at : at + len(group.base)]
-        moved.index_add_(0, here, (outcome.shares() * tau.sign()).double().T)
-        sizes.index_add_(0, here, tau.abs().double().T)
-        at += len(group.base)
-    return torch.where(sizes > 0, moved / sizes, torch.nan)
-
-
-def _cut(group: Group) -> Groups:
-    def chunks() -> Iterator[Group]:
-        for start in range(0, len(group.base), CACHED):
-            end = start + CACHED
-            yield replace(group, base=group.base[start:end], experts=group.experts[:, start:end], start=start)
-
-    return Groups(chunks)

@@ -2,103 +2,48 @@
 
 from __future__ import annotations
 
+import json
+import os
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from importlib.metadata import PackageNotFoundError, version
-from itertools import chain
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from merging.adapter import open_base, open_expert
-from merging.checkpoint import Checkpoint
-from merging.errors import MergeError, MergeStopped
-from merging.header import dtype_of
-from merging.lazy import torch
-from merging.method import Group, Groups, Method, Outcome
-from merging.output import lay_out, write
-from merging.plan import Plan, plan
-from merging.publish import carry_over, published, target
+from merging.companions import carry_over
+from merging.crew import crew
+from merging.errors import MergeError
+from merging.header import FLOATS, Entry
+from merging.memory import merge_groups as merge_groups
+from merging.output import Output, examine, lay_out
+from merging.plan import Plan
+from merging.preflight import MEMORY, check
+from merging.progress import Clock
+from merging.progress import Step as Step
+from merging.provenance import STORY, mark_of, provenance
+from merging.publish import target
+from merging.ranking import NotFiniteError
 from merging.recipe import Recipe
+from merging.run import Run
+from merging.sizes import in_bytes
+from merging.stream import fitting
+from merging.workplace import settle, workplace
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-CHUNK = 1 << 18  # entries that are in memory at a time, of each model
 SHARD = 5 << 30  # bytes of one output file, as Hugging Face writes them
 
 
 @dataclass(frozen=True)
-class Step:
-    """How far a merge is, in visits to a tensor: a survey visits every tensor once in each of its passes."""
-
-    done: int
-    total: int
-    name: str
-    bytes_done: int
-    bytes_total: int
-    stage: str
-
-
-@dataclass(frozen=True)
 class Report:
-    """What a merge did."""
+    """What a merge did: where it is, what became of every tensor, seconds by stage, and a checksum per tensor."""
 
     out: Path
     bytes: int
     seconds: float
     fates: dict[str, str]
-
-
-def groups_of(base: Checkpoint, experts: tuple[Checkpoint, ...], name: str) -> Groups:
-    """One tensor of all models as a stream of flat chunks; MergeError when a number in it is not finite."""
-
-    def chunks() -> Iterator[Group]:
-        size, matrix = base.entries[name].size, len(base.entries[name].shape) >= 2
-        for start in range(0, size, CHUNK):
-            stop = min(start + CHUNK, size)
-            rows = [_finite(model, name, start, stop) for model in (base, *experts)]
-            yield Group(name, rows[0], torch.stack(rows[1:]), start, matrix)
-
-    return Groups(chunks)
-
-
-def _finite(model: Checkpoint, name: str, start: int, stop: int) -> Tensor:
-    values = model.read(name, start, stop).float()
-    if not values.abs().max() < torch.inf:
-        raise MergeError(
-            f"`{name}` of {model.name} holds NaN or infinity. A merge would spread it; choose another model."
-        )
-    return values
-
-
-def outcomes(method: Method, values: dict[str, Any], model: dict[str, Groups]) -> Iterator[tuple[Group, Outcome]]:
-    """How each chunk of the model is merged, tensor by tensor, after the method's survey of the scope."""
-    tensorwise = values.get("scope") == "tensor"
-    whole = Groups(lambda: chain.from_iterable(groups.chunks() for groups in model.values()))
-    survey = None if tensorwise else method.look(whole, values)
-    for groups in model.values():
-        if tensorwise:
-            survey = method.look(groups, values)
-        for group in groups.chunks():
-            yield group, method.outcome(group, survey, values)
-
-
-def merge_groups(method: Method, groups: list[Group], **values: Any) -> Iterator[tuple[str, Tensor]]:
-    """Merge tensors that are in memory, by argument name and not by recipe key; for tests and notebooks."""
-    shapes = {group.name: group.base.shape for group in groups}
-    model = {}
-    for group in groups:
-        experts = group.experts.float().reshape(len(group.experts), -1)
-        flat = Group(group.name, group.base.float().flatten(), experts, matrix=group.base.ndim >= 2)
-        model[group.name] = Groups(partial(iter, (flat,)))
-    defaults = {param.name: param.default for param in method.params.values()}
-    known = {**defaults, "weight": torch.ones(len(groups[0].experts)), **values}
-    known["weight"] = torch.as_tensor(known["weight"], dtype=torch.float32)
-    for group, outcome in outcomes(method, known, model):
-        yield group.name, outcome.merged(group).reshape(shapes[group.name])
+    timings: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    checksums: dict[str, str] = field(default_factory=dict)
 
 
 def merge(
@@ -106,102 +51,69 @@ def merge(
     out: str | Path,
     on_step: Callable[[Step], None] | None = None,
     stop: threading.Event | None = None,
+    workers: int | None = None,
+    memory: int | str | None = None,
+    *,
+    device: str = "cpu",
+    shard_size: int | str = SHARD,
+    fsync: bool = True,
+    hash_inputs: bool = False,
 ) -> Report:
     """Run the recipe and write a model folder; blocking.
 
-    Nothing is at `out` until all of it is: a merge that fails, or is stopped (MergeStopped), leaves it as it was.
-    Raises MergeError before any weight is read when the models do not fit, the folder is taken or the disk is full.
+    Nothing is at `out` until all of it is. A merge that fails or is stopped (MergeStopped) leaves it as it was; the
+    next merge of the same recipe to the same place goes on from the tensors that were finished. Raises MergeError with
+    every problem there is before any weight is read. `memory` is what it may work in, in bytes or as "1GB", beside the
+    program itself. On a `device` other than cpu, which is cuda or mps, nothing is used but the torch definitions.
+    `on_step` may be called by any thread, one at a time.
     """
-    started = time.perf_counter()
-    method, values, weights = recipe.checked()
-    base = open_base(recipe.base)
-    work = plan(base, [open_expert(path, base) for path in recipe.experts])
-    place = target(out, work.bytes)
-    values["weight"] = torch.tensor(weights)
-    progress = _Progress(work, _passes(method, values, len(weights)), on_step, stop)
-    with published(place) as folder:
-        text = recipe.to_yaml(place)
-        metadata = {"mergescope": _version(), "recipe": text}
-        placed = lay_out(folder, work.written, SHARD, metadata)
-        (folder / "mergescope.yaml").write_text(text, encoding="utf-8")
-        carry_over(work.base, folder)
-        _copy(work, placed, stop)
-        model = {name: progress.watched(groups_of(work.base, work.experts, name), name) for name in work.merged}
-        for group, outcome in outcomes(method, values, model):
-            entry = placed[group.name]
-            merged = outcome.merged(group).to(dtype_of(entry))
-            if not merged.abs().max() < torch.inf:
-                raise MergeError(f"The merged `{group.name}` is too large for {entry.dtype}. Lower the scaling.")
-            write(entry, group.start, merged)
-        progress.finish()
-    return Report(place, work.bytes, time.perf_counter() - started, work.fates)
+    clock = Clock()
+    room = in_bytes(MEMORY if memory is None else memory)
+    found = check(recipe, out, room, workers, device)
+    if found.problems or found.plan is None:
+        raise MergeError("\n".join(found.problems))
+    place, work, settings = target(out, 0), found.plan, recipe.settings()
+    hands, chunk = fitting(room, workers or os.cpu_count() or 1, 1 + len(work.experts))
+    story = provenance(recipe, work, place, hash_inputs)
+    limit = in_bytes(shard_size)
+    clock.lap("check")
+    with ExitStack() as stack:
+        mark = mark_of(story, work, limit, device)
+        made_in = stack.enter_context(workplace(place, mark))
+        metadata = {key: told if isinstance(told, str) else json.dumps(told) for key, told in story.items()}
+        entries = [replace(entry, dtype=_dtype(entry, recipe.out_dtype)) for entry in work.written]
+        output = Output(lay_out(made_in.folder, entries, limit, metadata, again=True))
+        stack.callback(output.close)
+        team = stack.enter_context(crew(hands, stop))
+        run = Run(work, settings, team, chunk, device, output, made_in, on_step)
+        stack.callback(run.stream.files.close)
+        try:
+            run.all(clock)
+        except NotFiniteError as error:
+            made_in.spoiled = True
+            raise run.blame(error.name) from None
+        if mark_of(story, work, limit, device) != mark:
+            made_in.spoiled = True
+            raise MergeError("A model was changed while it was merged. Merge again when nothing writes to it.")
+        examine(output.placed)
+        carry_over(work, made_in.folder, recipe.out_dtype, recipe.chat_template)
+        sums = {name: made_in.finished[name] for name in output.placed}
+        _tell(made_in.folder, recipe.to_yaml(place), story, work, sums)
+        clock.lap("verify")
+        if fsync:
+            settle(made_in.folder)
+        clock.lap("settle")
+        run.progress.finish()
+    return Report(place, sum(e.bytes for e in entries), clock.total, work.fates, clock.laps, found.warnings, sums)
 
 
-class _Progress:
-    """Counts the tensors that go by, and stops the stream when it is asked to."""
-
-    def __init__(
-        self, work: Plan, passes: int, on_step: Callable[[Step], None] | None, stop: threading.Event | None
-    ) -> None:
-        self.sizes = {name: work.base.entries[name].bytes * (1 + len(work.experts)) for name in work.merged}
-        self.entries = {name: work.base.entries[name].size for name in work.merged}
-        self.passes, self.on_step, self.stop = passes, on_step, stop
-        self.visits = dict.fromkeys(work.merged, 0)
-        self.done = self.bytes = 0
-
-    def watched(self, groups: Groups, name: str) -> Groups:
-        """The same groups, each pass over them counted as a visit."""
-
-        def chunks() -> Iterator[Group]:
-            for group in groups.chunks():
-                self._tell(name)
-                if self.stop and self.stop.is_set():
-                    raise MergeStopped("Stopped. Nothing was written.")
-                yield group
-                self.bytes += self.sizes[name] * len(group.base) // self.entries[name]
-            self.visits[name] += 1
-            self.done += 1
-
-        return Groups(chunks)
-
-    def finish(self) -> None:
-        self._tell("")
-
-    def _tell(self, name: str) -> None:
-        if self.on_step:
-            total, size = (self.passes + 1) * len(self.sizes), (self.passes + 1) * sum(self.sizes.values())
-            stage = "Done" if not name else "Surveying" if self.visits[name] < self.passes else "Merging"
-            self.on_step(Step(self.done, total, name, self.bytes, size, stage))
+def _tell(folder: Path, text: str, story: dict[str, Any], work: Plan, checksums: dict[str, str]) -> None:
+    """Write the recipe, and what the result was made of, into its folder."""
+    (folder / "mergescope.yaml").write_text(text, encoding="utf-8")
+    told = {**story, "fates": work.fates, "warnings": work.warnings, "checksums": checksums}
+    (folder / STORY).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 
 
-def _passes(method: Method, values: dict[str, Any], experts: int) -> int:
-    """How often the method's survey will go over its groups, found by letting it go over two numbers.
-
-    What the method has against the values themselves (weights that add up to 0) is said here, before any work.
-    """
-    passes = 0
-    small = Group("", torch.zeros(2), torch.arange(2.0 * experts).reshape(experts, 2))
-
-    def chunks() -> Iterator[Group]:
-        nonlocal passes
-        passes += 1
-        return iter([small])
-
-    method.outcome(small, method.look(Groups(chunks), values), values)
-    return passes
-
-
-def _copy(work: Plan, placed: dict[str, Any], stop: threading.Event | None) -> None:
-    for name in work.copied:
-        for start in range(0, work.base.entries[name].size, CHUNK):
-            if stop and stop.is_set():
-                raise MergeStopped("Stopped. Nothing was written.")
-            values = work.base.read(name, start, min(start + CHUNK, work.base.entries[name].size))
-            write(placed[name], start, values)
-
-
-def _version() -> str:
-    try:
-        return version("mergescope")
-    except PackageNotFoundError:
-        return "0.1.0"
+def _dtype(entry: Entry, wanted: str) -> str:
+    names = {name: key for key, name in FLOATS.items()}
+    return names[wanted] if wanted and entry.floating else entry.dtype

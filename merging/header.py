@@ -9,11 +9,23 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from merging.errors import MergeError
+from merging.formats import disguise
 from merging.lazy import torch
 
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-OTHERS = {"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool"}
-SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+FP8 = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+POWERS = {"F8_E8M0": "float8_e8m0fnu"}  # of two, as scales of fp8 weights
+OTHERS = {
+    **{"I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "BOOL": "bool"},
+    **{"U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8"},
+}
+SIZES = {
+    **{"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1},
+    **{"I64": 8, "I32": 4, "I16": 2, "I8": 1, "U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1},
+    "F8_E8M0": 1,
+    # Known only so that the file can be refused by what it is.
+    **{"C64": 8, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1},
+}
 HEADER_LIMIT = 100 << 20
 INDEX = "model.safetensors.index.json"
 
@@ -44,31 +56,49 @@ class Entry:
 
 def dtype_of(entry: Entry) -> torch.dtype:
     """The torch dtype of an entry."""
-    dtype: torch.dtype = getattr(torch, (FLOATS | OTHERS)[entry.dtype])
+    dtype: torch.dtype = getattr(torch, (FLOATS | FP8 | POWERS | OTHERS)[entry.dtype])
     return dtype
 
 
 def read_header(file: Path) -> list[Entry]:
     """The tensors that a safetensors file says it holds, checked against the file's size and each other."""
+    text, size = header_bytes(file)
+    header = _parsed(file, text)
+    header.pop("__metadata__", None)
+    entries = [_entry(file, name, told, 8 + len(text), size) for name, told in header.items()]
+    _apart(file, entries)
+    return entries
+
+
+def metadata(file: Path) -> dict[str, str]:
+    """What is written beside the tensors in the header of a safetensors file."""
+    told = _parsed(file, header_bytes(file)[0]).get("__metadata__")
+    return {key: value for key, value in told.items() if isinstance(value, str)} if isinstance(told, dict) else {}
+
+
+def header_bytes(file: Path) -> tuple[bytes, int]:
+    """The header of a safetensors file as it is stored, and the size of the file."""
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
+            start = stream.read(8)
+            length = int.from_bytes(start, "little")
             if size < 8 or length > min(size - 8, HEADER_LIMIT):
-                raise MergeError(f"{file} is cut short or is no safetensors file. Download it again.")
-            text = stream.read(length)
+                what = disguise(start) or "is cut short or is no safetensors file. Download it again."
+                raise MergeError(f"{file} {what}")
+            return stream.read(length), size
     except OSError as error:
         raise MergeError(f"{file} could not be read ({error.strerror}). Check the file.") from error
+
+
+def _parsed(file: Path, text: bytes) -> dict[str, Any]:
     try:
         header = json.loads(text.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise MergeError(f"The header of {file} is damaged ({error}). Download it again.") from error
     if not isinstance(header, dict):
         raise MergeError(f"The header of {file} is not a JSON object. Download it again.")
-    header.pop("__metadata__", None)
-    entries = [_entry(file, name, told, 8 + length, size) for name, told in header.items()]
-    _apart(file, entries)
-    return entries
+    return header
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -112,7 +142,7 @@ def _apart(file: Path, entries: list[Entry]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError, OSError) as error:
         raise MergeError(f"{path} could not be read as JSON ({error}). Download it again.") from error
     if not isinstance(content, dict):

@@ -7,47 +7,21 @@ expert and tensor; a `Blend` is made entry by entry. The engine lifts tensors to
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 from merging.errors import MergeError
+from merging.groups import Bits as Bits
+from merging.groups import Group as Group
+from merging.groups import Groups as Groups
+from merging.groups import of_some as of_some
+from merging.lazy import torch
 from merging.params import Param, Scope, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclass(frozen=True)
-class Group:
-    """One tensor of the base model and the same of every expert, or a run of entries of it, in float32."""
-
-    name: str
-    base: Tensor  # (*shape)
-    experts: Tensor  # (experts, *shape)
-    start: int = 0  # where in the tensor, laid flat, these entries begin
-    matrix: bool = True  # whether the tensor is a matrix; a method may treat the others differently
-
-    @property
-    def tau(self) -> Tensor:
-        """The task vectors, (experts, *shape)."""
-        return self.experts - self.base
-
-
-@dataclass(frozen=True)
-class Groups:
-    """What a survey goes over, as often as it likes: each call of `chunks` is one pass."""
-
-    chunks: Callable[[], Iterator[Group]]
-
-    def total(self, measure: Callable[[Group], Tensor]) -> Tensor:
-        """The sum of `measure` over all chunks, added in their order."""
-        chunks = self.chunks()
-        total = measure(next(chunks))
-        for chunk in chunks:
-            total = total + measure(chunk)
-        return total
 
 
 @dataclass(frozen=True)
@@ -97,6 +71,8 @@ def _weighted_sum(weights: Tensor, tensors: Tensor) -> Tensor:
 
 
 Outcome = TaskCoefficients | ModelCoefficients | Blend
+# Writes the merge of a chunk as bits, by its survey and values: whether it is finite; or None where it cannot be used.
+Fused = Callable[[Group, Any, dict[str, Any], Bits], bool | None]
 
 
 @dataclass(frozen=True)
@@ -109,6 +85,7 @@ class Method:
     formula: str
     function: Callable[..., Outcome]
     survey: Callable[..., Any] | None
+    fused: Fused | None
     params: dict[str, Param] = field(default_factory=dict)
 
     @property
@@ -121,6 +98,11 @@ class Method:
         """Whether the merge is decided entry by entry, and not by one number per expert and tensor."""
         return _annotation(self.function, "return") is Blend
 
+    @property
+    def needs_base(self) -> bool:
+        """Whether the base model enters the merge; without it the experts alone say what comes out."""
+        return _annotation(self.function, "return") is not ModelCoefficients
+
     def checked(self, values: dict[str, Any]) -> dict[str, Any]:
         """All parameters that are not per expert, by name, each within its range; MergeError names what is wrong."""
         known = {param.key: param for param in self.params.values() if not param.per_expert}
@@ -128,6 +110,19 @@ class Method:
             if key not in known:
                 raise MergeError(f"{self.title} has no parameter `{key}`. {nearest(str(key), list(known))}")
         return {param.name: param.checked(values.get(key, param.default)) for key, param in known.items()}
+
+    def filled(self, values: dict[str, Any], experts: int) -> dict[str, Any]:
+        """Values by argument name as the function wants them: with one number per expert where it asks for that."""
+        defaults = {param.name: param.default for param in self.params.values()}
+        known = {**defaults, **values}
+        for param in self.params.values():
+            value = known[param.name]
+            numbers = [value] * experts if isinstance(value, int | float) else value
+            if param.per_expert:
+                known[param.name] = torch.as_tensor(numbers, dtype=torch.float32)
+            elif param.by_expert:
+                known[param.name] = [float(number) for number in numbers]
+        return {"weight": torch.ones(experts), **known}
 
     def look(self, groups: Groups, values: dict[str, Any]) -> Any:
         """What the method's survey says of these groups, or None when it has no survey."""
@@ -156,12 +151,13 @@ def method(
     formula: str,
     name: str = "",
     survey: Callable[..., Any] | None = None,
+    fused: Fused | None = None,
     scope: Literal["model", "tensor"] = "model",
 ) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
     """Register a merge function; its keyword arguments, and its survey's, become the method's parameters.
 
     A method with a survey also has the parameter `scope`, which the engine acts on: the survey is handed the whole
-    model, or one tensor at a time. `scope` here is its default.
+    model, or one tensor at a time. `scope` here is its default. `fused` does the same in one go, where it can.
     """
 
     def register(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
@@ -169,7 +165,7 @@ def method(
         if survey:
             params["scope"] = _param("scope", Scope, scope)
         key = name or function.__name__
-        METHODS[key] = Method(key, title, paper, formula, function, survey, params)
+        METHODS[key] = Method(key, title, paper, formula, function, survey, fused, params)
         return function
 
     return register

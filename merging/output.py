@@ -2,36 +2,47 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+import xxhash
+
+from merging.errors import MergeError
+from merging.groups import TILE, Bits
 from merging.header import INDEX, SIZES, Entry, read_header
-from merging.lazy import torch
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 def shards(entries: list[Entry], limit: int) -> Iterator[list[Entry]]:
     """The entries in files of at most `limit` bytes, a larger tensor in a file of its own."""
     shard: list[Entry] = []
+    filled = 0
     for entry in entries:
-        if shard and sum(other.bytes for other in shard) + entry.bytes > limit:
+        if shard and filled + entry.bytes > limit:
             yield shard
-            shard = []
+            shard, filled = [], 0
         shard.append(entry)
+        filled += entry.bytes
     yield shard
 
 
-def lay_out(folder: Path, entries: list[Entry], limit: int, metadata: dict[str, str]) -> dict[str, Entry]:
-    """Create the safetensors files that will hold these tensors, with headers and no data; and where each goes."""
+def lay_out(
+    folder: Path, entries: list[Entry], limit: int, metadata: dict[str, str], again: bool = False
+) -> dict[str, Entry]:
+    """Create the safetensors files that will hold these tensors, with headers and no data; and where each goes.
+
+    `again` takes files that are there already for those of an earlier run of the same plan, and keeps what they hold.
+    """
     files = list(shards(entries, limit))
     placed: dict[str, Entry] = {}
     for number, shard in enumerate(files, 1):
         name = "model.safetensors" if len(files) == 1 else f"model-{number:05}-of-{len(files):05}.safetensors"
-        placed |= _lay_out_file(folder / name, shard, metadata)
+        placed |= _lay_out_file(folder / name, shard, metadata, again)
     if len(files) > 1:
         index = {
             "metadata": {"total_size": sum(entry.bytes for entry in entries)},
@@ -41,7 +52,7 @@ def lay_out(folder: Path, entries: list[Entry], limit: int, metadata: dict[str, 
     return placed
 
 
-def _lay_out_file(file: Path, entries: list[Entry], metadata: dict[str, str]) -> dict[str, Entry]:
+def _lay_out_file(file: Path, entries: list[Entry], metadata: dict[str, str], again: bool) -> dict[str, Entry]:
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     offset = 0
     for entry in sorted(entries, key=lambda entry: -SIZES[entry.dtype]):  # so that every number is aligned
@@ -50,16 +61,104 @@ def _lay_out_file(file: Path, entries: list[Entry], metadata: dict[str, str]) ->
         offset = end
     text = json.dumps(header, ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with file.open("xb") as stream:
+    with file.open("r+b" if again and file.exists() else "xb") as stream:
         stream.write(len(text).to_bytes(8, "little") + text)
-        stream.truncate(8 + len(text) + offset)
+        _reserve(stream.fileno(), 8 + len(text) + offset)
     return {entry.name: entry for entry in read_header(file)}
 
 
-def write(entry: Entry, start: int, values: Tensor) -> None:
-    """Put values of the entry's dtype, laid flat, at its entries from `start` on."""
-    with entry.file.open("r+b", buffering=0) as stream:
-        stream.seek(entry.offset + start * SIZES[entry.dtype])
-        view = memoryview(values.contiguous().view(torch.uint8).numpy().data).cast("B")
-        while view:
-            view = view[stream.write(view) :]
+def _reserve(number: int, size: int) -> None:
+    """Give a file its length, and its place on the disk where the system can: what is full says so now."""
+    os.truncate(number, size)
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(number, 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # some file systems cannot
+                raise
+
+
+class Output:
+    """The tensors of a result as they are filled, by any thread, with a checksum of each."""
+
+    def __init__(self, placed: dict[str, Entry]) -> None:
+        self.placed = placed
+        self.left = {name: entry.size for name, entry in placed.items()}
+        self.digests = {name: np.zeros(tiles(entry.size), np.uint64) for name, entry in placed.items()}
+        self.numbers = {file: os.open(file, os.O_RDWR | getattr(os, "O_BINARY", 0)) for file in _files(placed)}
+        self.lock = threading.Lock()
+
+    def write(self, name: str, start: int, values: Bits) -> bool:
+        """Put entries of a tensor, laid flat, at their place, from `start` on; whether the tensor is complete now."""
+        entry = self.placed[name]
+        data = values.view(np.uint8)
+        self._put(self.numbers[entry.file], data, entry.offset + start * SIZES[entry.dtype])
+        digest(data, SIZES[entry.dtype], self.digests[name], start)
+        with self.lock:
+            self.left[name] -= values.nbytes // SIZES[entry.dtype]
+            return self.left[name] == 0
+
+    def _put(self, number: int, data: Bits, offset: int) -> None:
+        view = memoryview(data.data)
+        if hasattr(os, "pwrite"):
+            while view:
+                count = os.pwrite(number, view, offset)
+                view, offset = view[count:], offset + count
+            return
+        with self.lock:
+            os.lseek(number, offset, os.SEEK_SET)
+            while view:
+                view = view[os.write(number, view) :]
+
+    def checksum(self, name: str) -> str:
+        return checksum(self.digests[name], self.placed[name])
+
+    def close(self) -> None:
+        for number in self.numbers.values():
+            os.close(number)
+
+
+def _files(placed: dict[str, Entry]) -> list[Path]:
+    return sorted({entry.file for entry in placed.values()})
+
+
+def tiles(size: int) -> int:
+    """The number of runs of entries that have a digest of their own."""
+    return -(-size // TILE)
+
+
+def digest(data: Bits, size: int, into: Bits, start: int) -> None:
+    """The digests of the tiles in data whose entries have `size` bytes, the first of them entry number `start`."""
+    for at in range(0, len(data), TILE * size):
+        into[(start + at // size) // TILE] = xxhash.xxh3_64_intdigest(data[at : at + TILE * size].data)
+
+
+def checksum(digests: Bits, entry: Entry) -> str:
+    """A tensor's checksum: XXH3 of its dtype and shape, and of the XXH3 of each of its tiles of 2^17 entries.
+
+    The tiles may be taken in any order.
+    """
+    shape = "x".join(map(str, entry.shape))
+    return f"xxh3:{xxhash.xxh3_64_hexdigest(f'{entry.dtype} {shape} '.encode() + digests.astype('<u8').tobytes())}"
+
+
+def stored_checksum(entry: Entry) -> str:
+    """The checksum of what a file holds now."""
+    size, digests = SIZES[entry.dtype], np.zeros(tiles(entry.size), np.uint64)
+    try:
+        with entry.file.open("rb", buffering=0) as stream:
+            stream.seek(entry.offset)
+            for start in range(0, entry.size, TILE):
+                data = stream.read(min(TILE, entry.size - start) * size)
+                digest(np.frombuffer(data, np.uint8), size, digests, start)
+    except OSError as error:
+        raise MergeError(f"{entry.file} could not be read ({error.strerror}). Check the disk.") from error
+    return checksum(digests, entry)
+
+
+def examine(placed: dict[str, Entry]) -> None:
+    """Read the headers of what was written again; MergeError where they do not say what was planned."""
+    for file in _files(placed):
+        found = {entry.name: entry for entry in read_header(file)}
+        if found != {name: entry for name, entry in placed.items() if entry.file == file}:
+            raise MergeError(f"{file} does not hold what was written to it. Check the disk and merge again.")

@@ -15,14 +15,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Param:
-    """The range and wording of a parameter. What stands below `per_expert` is filled in from the function."""
+    """The usual range and the wording of a parameter. What stands below `per_expert` is read from the function."""
 
     label: str
     help: str
     low: float = 0.0
     high: float = 1.0
     step: float = 0.01
-    per_expert: bool = False
+    per_expert: bool = False  # each expert has its own, with a control for each
+    by_expert: bool = False  # a recipe may give each expert its own
+    limits: tuple[float, float] | None = None  # what a recipe may say, where that is more than the usual range
     name: str = ""
     default: Any = None
     kind: Literal["number", "switch", "choice"] = "number"
@@ -53,8 +55,9 @@ class Param:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
             raise MergeError(f"{self.label} must be a number, but it is {value!r}.") from None
-        if isinstance(value, bool) or not math.isfinite(number) or not self.low <= number <= self.high:
-            raise MergeError(f"{self.label} must be between {self.low:g} and {self.high:g}, but it is {value}.")
+        low, high = self.limits or (self.low, self.high)
+        if isinstance(value, bool) or not math.isfinite(number) or not low <= number <= high:
+            raise MergeError(f"{self.label} must be between {low:g} and {high:g}, but it is {value}.")
         return number
 
 
@@ -64,13 +67,22 @@ def nearest(word: str, known: list[str]) -> str:
     return f"Did you mean `{close[0]}`?" if close else f"Known are {', '.join(known)}."
 
 
-Density = Annotated[
-    float, Param("Density ρ", "Share of each task vector that is kept, largest magnitudes first.", low=0.01)
+Density = Annotated[  # one number per expert
+    Any,  # list[float]; where one number stands for all, as in a default, the method gets it for each
+    Param("Density ρ", "Share of each task vector that is kept, largest magnitudes first.", low=0.01, by_expert=True),
 ]
-Scaling = Annotated[float, Param("Scaling λ", "How far to step away from the base model.", high=3.0, step=0.05)]
-ShortScaling = Annotated[float, Param("Scaling λ", "How far to step away from the base model.", high=2.0, step=0.05)]
+FAR = (-100.0, 100.0)  # recipes of mergekit step further than the sliders, and backwards
+Scaling = Annotated[
+    float, Param("Scaling λ", "How far to step away from the base model.", high=3.0, step=0.05, limits=FAR)
+]
+ShortScaling = Annotated[
+    float, Param("Scaling λ", "How far to step away from the base model.", high=2.0, step=0.05, limits=FAR)
+]
 Weight = Annotated[  # one number per expert, (experts)
-    "Tensor", Param("Weight", "How much this expert counts.", low=-2, high=3, step=0.05, per_expert=True, default=1.0)
+    "Tensor",
+    Param(
+        "Weight", "How much this expert counts.", low=-2, high=3, step=0.05, limits=FAR, per_expert=True, default=1.0
+    ),
 ]
 Scope = Annotated[
     Literal["model", "tensor"],

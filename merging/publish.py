@@ -1,29 +1,19 @@
-"""Where a result goes: checked before the work, filled beside its place, and put there by one rename."""
+"""Where a result goes, checked before the work."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from merging.checkpoint import Checkpoint
 from merging.errors import MergeError
+from merging.sizes import in_words
 
-KEPT = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "chat_template*",
-    "*processor_config.json",
-)
+
+def beside(out: Path) -> Path:
+    """The folder in which a result is made before it is at `out`."""
+    name = out.name.encode()[:200].decode(errors="ignore")  # a name has 255 bytes at most
+    return out.parent / f".{name}.part"
 
 
 def target(out: str | Path, size: int) -> Path:
@@ -40,52 +30,15 @@ def target(out: str | Path, size: int) -> Path:
         parent = next(folder for folder in place.parents if folder.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
             raise MergeError(f"{parent} cannot be written to. Choose another output folder.")
-        free = shutil.disk_usage(parent).free
+        free = shutil.disk_usage(parent).free + _reserved(beside(place))
     except (OSError, RuntimeError, ValueError) as error:  # too long, `~name` of nobody, a NUL, no right to look
         raise MergeError(f"{out} cannot be an output folder ({error}). Choose another one.") from error
     if free < size * 1.01:
-        words = f"{parent} has {_in_words(free)} free and the merge needs {_in_words(size)}."
+        words = f"{parent} has {in_words(free)} free and the merge needs {in_words(size)}."
         raise MergeError(f"{words} Make room or choose another folder.")
     return place
 
 
-def _in_words(size: float) -> str:
-    for unit in ("bytes", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
-
-
-@contextmanager
-def published(out: Path) -> Iterator[Path]:
-    """A folder beside the target that takes its name at the end, and vanishes when anything goes wrong."""
-    folder = out.parent / f".{out.name[:200]}.part-{os.getpid()}-{threading.get_ident()}"
-    created = [parent for parent in out.parents if not parent.exists()]
-    try:
-        folder.mkdir(parents=True)
-        yield folder
-        if out.is_dir():
-            out.rmdir()  # it is empty, or this fails and the merge is not published
-        folder.rename(out)
-    except OSError as error:
-        raise MergeError(f"{out} could not be written ({error}). Choose another output folder.") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        for parent in created:
-            with suppress(OSError):  # it holds the result, or another's work by now
-                parent.rmdir()
-
-
-def carry_over(base: Checkpoint, folder: Path) -> None:
-    """Copy the config, the tokenizer and its templates, so that the result loads as the base does."""
-    if not base.config:
-        return
-    for pattern in KEPT:
-        for file in base.folder.glob(pattern):
-            if file.is_file():
-                try:
-                    content = file.read_bytes()
-                except OSError as error:
-                    raise MergeError(f"{file} could not be read ({error.strerror}). Check the file.") from error
-                (folder / file.name).write_bytes(content)
+def _reserved(folder: Path) -> int:
+    """The room that an earlier run has taken already, for this one to go on in or to give back."""
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors"))

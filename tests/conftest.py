@@ -65,6 +65,28 @@ def random_tensors(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, T
     return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
 
 
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Cuts tensors into chunks of a few tiles of a few entries, as large models are cut."""
+    from merging import compare, groups, output, stream
+
+    def cut(tile: int, tiles: int = 1) -> None:
+        for module in (compare, groups, output, stream):
+            monkeypatch.setattr(module, "TILE", tile)
+        monkeypatch.setattr(stream, "TILES", tiles)
+
+    return cut
+
+
+@pytest.fixture(params=["numba", "torch"])
+def both_paths(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Runs a test with the kernels, and with the torch code that defines what they do."""
+    from merging import kernels
+
+    monkeypatch.setattr(kernels, "usable", lambda: request.param == "numba")
+    return str(request.param)
+
+
 Family = Callable[..., tuple[Path, list[Path]]]
 
 

@@ -1,5 +1,6 @@
 """What Hypothesis may draw: tensors as checkpoints hold them, groups of them, and values within a Param's range."""
 
+import inspect
 from typing import Any
 
 import torch
@@ -66,3 +67,32 @@ def settings(draw: st.DrawFn, method: Method, **fixed: Any) -> dict[str, Any]:
     """Values for every parameter of a method that is not per expert, by argument name."""
     drawn = {p.name: draw(values(p)) for p in method.params.values() if not p.per_expert and p.name not in fixed}
     return drawn | {name: value for name, value in fixed.items() if name in method.params}
+
+
+def varied(param: Param) -> st.SearchStrategy[Any]:
+    """Any value that a recipe may give a parameter that varies: plain, a gradient, or filters."""
+    plain = st.one_of(values(param), st.lists(values(param), min_size=1, max_size=3))
+    words = st.sampled_from([None, "*", "mlp", "layers.1.", "norm", "nowhere"])
+    one = st.fixed_dictionaries({"value": plain}, optional={"filter": words})
+    return st.one_of(plain, one, st.lists(one, min_size=1, max_size=3))
+
+
+@st.composite
+def recipe_values(
+    draw: st.DrawFn, method: Method, experts: int
+) -> tuple[tuple[Any, ...], dict[str, Any], tuple[dict[str, Any], ...]]:
+    """Weights, values and each expert's own values of a recipe, by recipe key, for every parameter of a method."""
+    scope = draw(values(method.params["scope"])) if "scope" in method.params else None
+    whole = set(inspect.signature(method.survey).parameters) if method.survey and scope == "model" else set()
+    drawn: dict[str, Any] = {"scope": scope} if scope else {}
+    own: list[dict[str, Any]] = [{} for _ in range(experts)]
+    weights: list[Any] = [1.0] * experts
+    for param in method.params.values():
+        any_value = values(param) if param.name in whole else varied(param)
+        if param.per_expert:
+            weights = [draw(any_value) for _ in range(experts)]
+        elif param.name != "scope":
+            drawn[param.key] = draw(any_value)
+            for mine in own if param.by_expert else []:
+                mine |= {param.key: draw(any_value)} if draw(st.booleans()) else {}
+    return tuple(weights), drawn, tuple(own) if any(own) else ()

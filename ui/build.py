@@ -13,7 +13,7 @@ from merging.errors import MergeError, MergeStopped
 from ui.errors import notice
 from ui.jobs import announce
 from ui.jobs import stop as stop_job
-from ui.merge_panel import Merge, bar, fresh_folder, merge_panel, recipe_of, run_merge
+from ui.merge_panel import Merge, bar, estimate, fresh_folder, merge_panel, recipe_of, run_merge
 from ui.models_panel import Models, Selection, models_panel, read_models
 from ui.sample_panel import Sample, run_sample, sample_panel
 from ui.see_panel import (
@@ -175,9 +175,9 @@ def _wire_merge(demo: gr.Blocks, models: Models, merging: Merge) -> None:
     def on_method(chosen: str) -> list[Any]:
         return [gr.Group(visible=name == chosen) for name in merging.sections]
 
-    def on_click(request: gr.Request) -> tuple[Any, Any, str]:
+    def on_click(request: gr.Request) -> tuple[Any, Any, str, str]:
         announce(request.session_hash or "", "merge")
-        return *_working(), bar(0, "Waiting for its turn: one merge runs at a time", "")
+        return *_working(), "", bar(0, "Waiting for its turn: one merge runs at a time", "")
 
     def on_run(
         request: gr.Request, selection: Selection, output: str, last: tuple[str, str], *values: Any
@@ -189,7 +189,12 @@ def _wire_merge(demo: gr.Blocks, models: Models, merging: Merge) -> None:
 
     merging.form["method"].change(on_method, merging.form["method"], list(merging.sections.values()), **QUIET)
     ran = merging.run.click(
-        on_click, None, [merging.run, merging.stop, merging.status], queue=False, show_progress="hidden", **PRIVATE
+        on_click,
+        None,
+        [merging.run, merging.stop, merging.estimate, merging.status],
+        queue=False,
+        show_progress="hidden",
+        **PRIVATE,
     ).then(
         on_run,
         [models.selection, merging.output, merging.merged, *_form(merging)],
@@ -200,8 +205,22 @@ def _wire_merge(demo: gr.Blocks, models: Models, merging: Merge) -> None:
         **PRIVATE,
     )
     _wire_end(ran, merging.run, merging.stop, merging.status)
-    gr.on([demo.load, merging.merged.change], fresh_folder, None, merging.output, **QUIET)
+    fresh = gr.on([demo.load, merging.merged.change], fresh_folder, None, merging.output, **QUIET)
+    _wire_estimate(models, merging, fresh)
     merging.stop.click(_stopper("merge"), None, None, queue=False, **PRIVATE)
+
+
+def _wire_estimate(models: Models, merging: Merge, fresh: Any) -> None:
+    """Say what the merge would need when models, method or folder have changed; nothing waits for it."""
+
+    def on_change(selection: Selection, output: str, *values: Any) -> str:
+        recipe = recipe_of(selection, *_fields(merging, values), all_of_them=True) if selection.base else None
+        return estimate(recipe, output)
+
+    given = [models.selection, merging.output, *_form(merging)]
+    triggers = [models.selection.change, merging.form["method"].change, merging.output.blur]
+    gr.on(triggers, on_change, given, merging.estimate, concurrency_limit=2, **QUIET)
+    fresh.then(on_change, given, merging.estimate, **QUIET)
 
 
 def _wire_sample(models: Models, merging: Merge, sample: Sample) -> None:

@@ -6,7 +6,8 @@ import html
 
 
 def notice(text: str, kind: str = "error") -> str:
-    """A box with the text, escaped: `error`, `warning`, `good` or `info`."""
-    lines = "<br>".join(html.escape(line) for line in text.splitlines())
+    """A box with the text, escaped, as a list where it has several lines: `error`, `warning`, `good` or `info`."""
+    lines = [html.escape(line) for line in text.splitlines()]
+    words = "".join(lines) if len(lines) < 2 else f"<ul>{''.join(f'<li>{line}</li>' for line in lines)}</ul>"
     role = "alert" if kind == "error" else "status"
-    return f'<div class="notice {kind}" role="{role}">{lines}</div>'
+    return f'<div class="notice {kind}" role="{role}">{words}</div>'

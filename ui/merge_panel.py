@@ -12,12 +12,16 @@ from typing import Any
 
 import gradio as gr
 
-from merging.engine import Report, Step, merge
+from merging.engine import Step, merge
 from merging.errors import MergeError, MergeStopped
 from merging.method import METHODS, Method
+from merging.preflight import Preflight, check
+from merging.publish import beside
 from merging.recipe import Recipe
+from merging.sizes import in_words
 from ui.controls import control
 from ui.errors import notice
+from ui.finished import finished
 from ui.jobs import Job, stoppable
 from ui.models_panel import Selection
 
@@ -34,6 +38,7 @@ class Merge:
     output: gr.Textbox
     run: gr.Button
     stop: gr.Button
+    estimate: gr.HTML
     status: gr.HTML
     merged: gr.State  # the base and the folder of the last merge, both empty before there is one
 
@@ -45,7 +50,8 @@ def merge_panel(selection: gr.State) -> Merge:
     for method in METHODS.values():
         with gr.Group(visible=method.name == FIRST, elem_classes="method") as section:
             gr.Markdown(about(method), elem_classes="about", latex_delimiters=[_DISPLAY])
-            for param in method.params.values():
+            # What slides first, then what is chosen: rows of one kind are of one height.
+            for param in sorted(method.params.values(), key=lambda param: param.kind != "number"):
                 if not param.per_expert:
                     key = f"{method.name}.{param.key}"
                     form[key] = control(param, elem_id=key.replace(".", "-"))
@@ -56,8 +62,9 @@ def merge_panel(selection: gr.State) -> Merge:
     with gr.Row():
         run = gr.Button("Merge", variant="primary", elem_id="run")
         stop = gr.Button("Stop", elem_id="stop", interactive=False)
+    estimate = gr.HTML(elem_id="merge-estimate", padding=False)
     status = gr.HTML(elem_id="merge-status", padding=False)
-    return Merge(form, sections, weights, output, run, stop, status, gr.State(("", "")))
+    return Merge(form, sections, weights, output, run, stop, estimate, status, gr.State(("", "")))
 
 
 _DISPLAY: dict[str, str | bool] = {"left": "$$", "right": "$$", "display": True}
@@ -109,6 +116,27 @@ def recipe_of(selection: Selection, fields: dict[str, Any], weights: dict[str, f
     )
 
 
+def estimate(recipe: Recipe | None, output: str) -> str:
+    """What a merge would read, write and take, or the first thing that is in its way; from headers alone."""
+    if recipe is None or not recipe.experts or not output.strip():
+        return ""
+    found = check(recipe, output.strip())
+    return f'<p class="caption">{html.escape(in_the_way(found) if found.problems else needed(found))}</p>'
+
+
+def in_the_way(found: Preflight) -> str:
+    """The first of a merge's problems, and how many more there are."""
+    first, *others = found.problems
+    more = f" And {len(others)} more {'thing is' if len(others) == 1 else 'things are'} in the way." if others else ""
+    return first + more
+
+
+def needed(found: Preflight) -> str:
+    """What a merge would read, write and take, in a sentence."""
+    sizes = f"Reads {in_words(found.bytes_in)} and writes {in_words(found.bytes_out)}"
+    return f"{sizes}, with about {in_words(found.memory)} of memory, in about {span(max(found.seconds, 1))}."
+
+
 def run_merge(recipe: Recipe | None, output: str, visitor: str) -> Iterator[tuple[str, str]]:
     """Merge, telling how far it is: pairs of what to show and the folder of the merge, empty until it is there."""
     if not output.strip():
@@ -126,7 +154,7 @@ def run_merge(recipe: Recipe | None, output: str, visitor: str) -> Iterator[tupl
         try:
             report = job.result()
         except MergeStopped:
-            yield notice("Stopped. Nothing was written.", "info"), ""
+            yield notice(stopped(output.strip()), "info"), ""
         except MergeError as error:
             yield notice(str(error)), ""
         else:
@@ -136,11 +164,19 @@ def run_merge(recipe: Recipe | None, output: str, visitor: str) -> Iterator[tupl
 def progress(step: Step, seconds: float) -> str:
     """How far a merge is: its share, the tensor, and the time left."""
     share = step.bytes_done / max(step.bytes_total, 1)
-    left = f"about {_span(seconds / share * (1 - share))} left" if share > 0.02 else ""
+    left = f"about {span(seconds / share * (1 - share))} left" if share > 0.02 else ""
     return bar(share, f"{step.stage} {step.name}", left)
 
 
-def _span(seconds: float) -> str:
+def stopped(output: str) -> str:
+    """What a stopped merge has left."""
+    if not beside(Path(output).expanduser().resolve()).is_dir():
+        return "Stopped. Nothing was written."
+    return f"Stopped. Nothing is at {output}; merge again with the same settings to go on where this stopped."
+
+
+def span(seconds: float) -> str:
+    """A time in the unit that suits it."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
@@ -152,21 +188,4 @@ def bar(share: float, what: str, left: str) -> str:
     return (
         f'<div class="progress-box"><progress value="{share:.3f}" max="1" aria-label="Progress"></progress>'
         f"<div><b>{percent}</b> <span>{html.escape(what)}</span> <i>{html.escape(left)}</i></div></div>"
-    )
-
-
-def finished(report: Report) -> str:
-    """Where the merge is, how large it is, how long it took, and what happened to which tensors."""
-    merged = sum(fate == "merged" for fate in report.fates.values())
-    others = {name: fate for name, fate in report.fates.items() if fate != "merged"}
-    listed = "".join(f"<li><code>{html.escape(name)}</code> {html.escape(fate)}</li>" for name, fate in others.items())
-    more = f"<details><summary>{len(others)} other tensors</summary><ul>{listed}</ul></details>" if others else ""
-    out = html.escape(str(report.out))
-    load = f'<pre>AutoModelForCausalLM.from_pretrained("{out}")</pre>'
-    if not (report.out / "config.json").is_file():
-        load = "<br>The base has no config.json: add one to load the merge with transformers."
-    return (
-        f'<div class="notice good" role="status"><b>Merged.</b> {merged} tensors, {report.bytes / 1e6:.1f} MB, '
-        f"{report.seconds:.1f} s.<br><code>{out}</code>"
-        f"{load}{more}</div>"
     )

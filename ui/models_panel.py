@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from merging.adapter import applied, describe, is_adapter, open_base
-from merging.checkpoint import Checkpoint, open_checkpoint
-from merging.errors import MergeError
-from merging.plan import misfit
+from merging.checkpoint import Checkpoint
+from merging.tokens import ADDED, FILE, OLDER
 from ui import family
 from ui.errors import notice
+from ui.judging import Chosen, judged
+from ui.models_table import Row, table
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ def models_panel(folder: Path | None) -> Models:
         experts = gr.Dropdown(
             listed, value=[str(path) for path in family.EXPERTS], label="Experts", multiselect=True,
             allow_custom_value=True, elem_id="experts",
-            info="Fine-tuned models or LoRA adapters: a folder, or a lone .safetensors file.",
+            info="Fine-tuned models or LoRA adapters: a folder, or one file of safetensors or PyTorch.",
         )  # fmt: skip
     table = gr.HTML(elem_id="models-table", padding=False)
     return Models(base, experts, table, gr.State(Selection()))
@@ -65,96 +63,30 @@ def read_models(base: str | None, experts: list[str] | None) -> tuple[str, Selec
     base = (base or "").strip()
     if not base:
         return notice("No base model is chosen. Choose one to see what the experts changed.", "info"), Selection()
-    opened = _open(base, open_base)
-    rows = [_row("Base", base, opened, "")]
-    fitting, names, key = [], [], []
-    for path in paths:
-        expert = _open(path)
-        problem = ""
-        if isinstance(expert, Checkpoint) and isinstance(opened, Checkpoint):
-            problem = _problem(opened, expert)
-            if not problem:
-                fitting.append(path)
-                names.append(expert.name)
-                key.append(expert.stamp)
-        rows.append(_row("Expert", path, expert, problem))
-    if isinstance(opened, Checkpoint) and not opened.config:
-        rows.append(_note("The base has no config.json, so the merge will have none and cannot be sampled."))
-    hint = "" if paths else notice("No expert is chosen. Add at least one to see its task vector.", "info")
-    if not isinstance(opened, Checkpoint):
-        return _table(rows) + hint, Selection()
-    stamps = (opened.stamp, *key)
-    return _table(rows) + hint, Selection(base, tuple(paths), tuple(fitting), tuple(_distinct(names)), stamps)
+    found = judged(base, paths)
+    shown = table([row("Base", found.base), *(row("Expert", expert) for expert in found.experts)], found.notes)
+    if not paths:
+        shown += notice("No expert is chosen. Add at least one to see its task vector.", "info")
+    if not found.base.model:
+        return shown, Selection()
+    models = [expert.model for expert in found.fitting if expert.model]
+    names = _distinct([model.name for model in models])
+    stamps = (stamp(found.base.model), *map(stamp, models))
+    fitting = tuple(expert.path for expert in found.fitting)
+    return shown, Selection(base, tuple(paths), fitting, tuple(names), stamps)
 
 
-def _open(path: str, how: Callable[[str], Checkpoint] = open_checkpoint) -> Checkpoint | MergeError:
-    try:
-        model = how(path)
-        if is_adapter(model):
-            describe(model)  # its config can be read
-        return model
-    except MergeError as error:
-        return error
-    except OSError as error:
-        return MergeError(f"{path} could not be opened ({error}). Check the path.")
+def row(role: str, chosen: Chosen) -> Row:
+    """What the table says of a model."""
+    return Row(role, chosen.path, chosen.opened, chosen.problem, tuple(chosen.notes))
 
 
-def _problem(base: Checkpoint, expert: Checkpoint) -> str:
-    try:
-        return misfit(base, applied(expert, base) if is_adapter(expert) else expert)
-    except MergeError as error:
-        return str(error)
+def stamp(model: Checkpoint) -> tuple[Any, ...]:
+    """What a comparison of the model follows from: its files, and the tokenizer by which its rows are matched."""
+    files = [file for name in (FILE, *OLDER, ADDED) if (file := model.folder / name).is_file()]
+    return *model.stamp, *((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
 
 
 def _distinct(names: list[str]) -> list[str]:
     """The names, numbered where two models are called the same."""
     return [f"{name} ({names[:i].count(name) + 1})" if names.count(name) > 1 else name for i, name in enumerate(names)]
-
-
-def _row(role: str, path: str, model: Checkpoint | MergeError, problem: str) -> str:
-    if isinstance(model, MergeError):
-        cells = [f"<b>{html.escape(Path(path).name or path)}</b>{_bad(str(model))}", *["–"] * 5]
-    else:
-        fits = _bad(problem) if problem else ""
-        name = f'<b>{html.escape(model.name)}</b><span class="path">{html.escape(_shown(path))}</span>{fits}'
-        dtypes = " + ".join(model.dtypes) or "no floats"
-        kind = describe(model) if is_adapter(model) else model.architecture
-        architecture = html.escape(kind or "no config")
-        cells = [name, architecture, f"{len(model.entries):,}", _count(model.parameters), dtypes, _bytes(model.bytes)]
-    tone = ' class="misfit"' if problem or isinstance(model, MergeError) else ""
-    return f"<tr{tone}><td>{role}</td>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-
-
-def _shown(path: str) -> str:
-    """The path as it was given; the embedded family's from the project's folder on."""
-    root = family.ZOO.parent
-    return str(Path(path).relative_to(root)) if Path(path).is_relative_to(root) else path
-
-
-def _note(text: str) -> str:
-    return f'<tr><td></td><td colspan="6">{notice(text, "warning")}</td></tr>'
-
-
-def _bad(problem: str) -> str:
-    return f'<span class="problem">{html.escape(problem)}</span>'
-
-
-def _table(rows: list[str]) -> str:
-    heads = ("", "Model", "Architecture", "Tensors", "Parameters", "Dtype", "Size")
-    head = "".join(f'<th scope="col">{name}</th>' for name in heads)
-    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<div class="scroll"><table class="models">{body}</table></div>'
-
-
-def _count(number: int) -> str:
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{number / size:.2f} {unit}"
-    return str(number)
-
-
-def _bytes(number: int) -> str:
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= size:
-            return f"{number / size:.1f} {unit}"
-    return f"{number} bytes"

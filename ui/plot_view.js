@@ -33,6 +33,8 @@ async function draw() {
   await Plotly.react(box, fig.data, dress(fig.layout), {responsive: true, displayModeBar: false});
   if (wired) return;
   wired = true;
+  // Between layers there is nothing to tell.
+  box.on('plotly_hover', (event) => { if (event.points[0].customdata === null) Plotly.Fx.unhover(box); });
   box.on('plotly_click', (event) => choose(event.points[0].customdata));
   new MutationObserver(() => props.value && draw()).observe(document.body, {attributes: true, attributeFilter: ['class']});
   new ResizeObserver(() => box.offsetWidth && props.value && Plotly.Plots.resize(box)).observe(box);
@@ -48,8 +50,7 @@ async function focusCell(maps, where) {
   // Where rows are not labelled for people, their tensor's name is.
   const row = trace.name ? trace.y[at.row] : trace.customdata[at.row][at.col] || 'between layers';
   const text = [trace.name, row, trace.x[at.col]].filter(Boolean).join(', ');
-  const number = trace.z[at.row][at.col];
-  live.textContent = text + ': ' + (number === null ? 'nothing' : Number(number).toPrecision(3));
+  live.textContent = text + ': ' + (trace.text[at.row][at.col] || 'nothing');
   const Plotly = await window.mergescopePlotly;
   Plotly.Fx.hover(box, [{curveNumber: index, pointNumber: [at.row, at.col]}],
                   (trace.xaxis || 'x') + (trace.yaxis || 'y'));

@@ -16,6 +16,7 @@ COLUMNS = 3  # panels side by side
 SCALE = "Cividis"  # readable for colour-blind eyes, and in grey
 SIGNED = "RdBu"
 TALLEST = 560  # pixels of the coefficient heatmap, so that it can stay in sight beside the sliders
+Gaps = dict[tuple[int, int], str]  # why there is no number, by the row and the column of the table
 STEPS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # where the scale of coefficients may end: it must not jump about
 
 
@@ -40,10 +41,12 @@ def grid(names: tuple[str, ...]) -> Grid:
     return Grid(rows, modules, cells, apart)
 
 
-def norms_figure(names: tuple[str, ...], experts: tuple[str, ...], table: list[list[float]], label: str) -> go.Figure:
+def norms_figure(
+    names: tuple[str, ...], experts: tuple[str, ...], table: list[list[float]], label: str, gaps: Gaps | None = None
+) -> go.Figure:
     """One panel per expert on one colour scale: rows layers, columns modules; embeddings and head underneath.
 
-    `table` has a row per tensor and a column per expert; NaN leaves a hole.
+    `table` has a row per tensor and a column per expert; NaN leaves a hole, which says why.
     """
     layout = grid(names)
     across = min(len(experts), COLUMNS)
@@ -64,14 +67,15 @@ def norms_figure(names: tuple[str, ...], experts: tuple[str, ...], table: list[l
     figure.update_xaxes(type="category", ticks="", showgrid=False, tickfont={"size": 11}, tickangle=-90)
     figure.update_yaxes(type="category", ticks="", showgrid=False, tickfont={"size": 11})
     top = max((value for row in table for value in row if math.isfinite(value)), default=1.0) or 1.0
+    told = _told(names, table, label, gaps or {})
     for index, expert in enumerate(experts):
-        values = {name: row[index] for name, row in zip(names, table, strict=True)}
+        values = {name: row[index] for name, row in told.items()}
         first, column = index // COLUMNS * (len(heights) // down) + 1, index % COLUMNS + 1
         if tall:
-            figure.add_trace(_layers(layout, values, expert, label), first, column)
+            figure.add_trace(_layers(layout, values, expert), first, column)
             figure.update_yaxes(autorange="reversed", showticklabels=column == 1, row=first, col=column)
         if flat:
-            figure.add_trace(_apart(layout, values, expert, label), first + bool(tall), column)
+            figure.add_trace(_apart(layout, values, expert), first + bool(tall), column)
             figure.update_yaxes(showticklabels=False, row=first + bool(tall), col=column)
             figure.update_xaxes(tickangle=0, row=first + bool(tall), col=column)
     figure.update_layout(
@@ -103,46 +107,65 @@ def _bar(label: str, height: int) -> dict[str, Any]:
     return {**bar, "title": {"text": label, "side": "right"}, "tickfont": {"size": 11}}
 
 
-def _layers(layout: Grid, values: dict[str, float], expert: str, label: str) -> go.Heatmap:
+@dataclass(frozen=True)
+class Told:
+    """A cell: its number, or None where there is none, and what is said of it."""
+
+    number: float | None
+    words: str
+
+
+NOTHING = Told(None, "")  # where the models have no such tensor
+
+
+def _told(names: tuple[str, ...], table: list[list[float]], label: str, gaps: Gaps) -> dict[str, list[Told]]:
+    def cell(value: float, at: tuple[int, int]) -> Told:
+        if not math.isfinite(value):
+            return Told(None, gaps.get(at, "no number"))
+        return Told(float(f"{value:.5g}"), f"{value:.4g} {label}")
+
+    return {
+        name: [cell(value, (row, column)) for column, value in enumerate(values)]
+        for row, (name, values) in enumerate(zip(names, table, strict=True))
+    }
+
+
+def _layers(layout: Grid, values: dict[str, Told], expert: str) -> go.Heatmap:
     found = {cell: name for name, cell in layout.cells.items()}
-    z = [[_number(values, found.get((row, module))) for module in layout.modules] for row in layout.rows]
     names = [[found.get((row, module)) for module in layout.modules] for row in layout.rows]
     rows = [_row_label(row) for row in layout.rows]
-    return _heatmap(z, layout.modules, rows, names, expert, label, ygap=1 if len(rows) <= 40 else 0)
+    cells = [[values.get(name or "", NOTHING) for name in row] for row in names]
+    return _heatmap(cells, layout.modules, rows, names, expert, ygap=1 if len(rows) <= 40 else 0)
 
 
-def _apart(layout: Grid, values: dict[str, float], expert: str, label: str) -> go.Heatmap:
-    z = [[_number(values, name) for name in layout.apart]]
-    return _heatmap(z, list(layout.apart.values()), [""], [list(layout.apart)], expert, label)
+def _apart(layout: Grid, values: dict[str, Told], expert: str) -> go.Heatmap:
+    cells = [[values[name] for name in layout.apart]]
+    return _heatmap(cells, list(layout.apart.values()), [""], [list(layout.apart)], expert)
 
 
 def _row_label(row: str) -> str:
     return f"layer {row}" if row.isdigit() else row
 
 
-def _number(values: dict[str, float], name: str | None) -> float | None:
-    value = values.get(name, math.nan) if name else math.nan
-    return float(f"{value:.5g}") if math.isfinite(value) else None
-
-
-def _heatmap(z: Any, x: list[str], y: list[str], names: Any, expert: str, label: str, **extra: Any) -> go.Heatmap:
+def _heatmap(cells: list[list[Told]], x: list[str], y: list[str], names: Any, expert: str, **extra: Any) -> go.Heatmap:
     where = "%{customdata}<br>" + f"{_plain(expert)}: " if expert else "%{customdata}<br>%{x}: "
     return go.Heatmap(
-        z=z,
+        z=[[cell.number for cell in row] for row in cells],
         x=x,
         y=y,
+        text=[[cell.words for cell in row] for row in cells],
         customdata=names,
         name=expert,
-        hovertemplate=f"{where}<b>%{{z:.4g}}</b> {label}<extra></extra>",
+        hovertemplate=f"{where}<b>%{{text}}</b><extra></extra>",
         coloraxis="coloraxis",
         **({"xgap": 1, "ygap": 1} | extra),
     )
 
 
 def coefficients_figure(
-    names: tuple[str, ...], experts: tuple[str, ...], table: list[list[float]], label: str
+    names: tuple[str, ...], experts: tuple[str, ...], table: list[list[float]], label: str, gaps: Gaps | None = None
 ) -> go.Figure:
-    """Rows are tensors, layer by layer; columns are experts. NaN leaves a hole."""
+    """Rows are tensors, layer by layer; columns are experts. NaN leaves a hole, which says why."""
     rows: list[tuple[str | None, Place | None]] = []
     for name in names:
         at = place(name)
@@ -150,8 +173,8 @@ def coefficients_figure(
             rows.append((None, None))  # a gap between layers
         rows.append((name, at))
     height = min(48 + 28 * len(rows), TALLEST)
-    known = dict(zip(names, table, strict=True))
-    z = [[_number({name: value}, name) for value in known[name]] if name else [None] * len(experts) for name, _ in rows]
+    told = _told(names, table, label, gaps or {})
+    cells = [told[name] if name else [NOTHING] * len(experts) for name, _ in rows]
     y = [str(index) for index in range(len(rows))]
     values = [value for row in table for value in row if math.isfinite(value)]
     low, high = min(values, default=0.0), max(values, default=1.0)
@@ -159,7 +182,7 @@ def coefficients_figure(
     reach = next((step for step in STEPS if step >= max(high, -low)), max(high, -low))
     figure = go.Figure(
         _heatmap(
-            z, [_plain(expert) for expert in experts], y, [[name] * len(experts) for name, _ in rows], "", label,
+            cells, [_plain(expert) for expert in experts], y, [[name] * len(experts) for name, _ in rows], "",
             ygap=1 if len(rows) < 120 else 0, xgap=2,
         )
     )  # fmt: skip

@@ -14,7 +14,8 @@ import gradio as gr
 import plotly.graph_objects as go
 
 from merging.adapter import open_base, open_expert
-from merging.compare import Comparison, coefficients, compare
+from merging.coefficients import coefficients
+from merging.compare import Comparison, compare
 from merging.errors import MergeError
 from merging.lazy import torch
 from merging.method import find_method
@@ -112,7 +113,7 @@ def draw_norms(selection: Selection, kind: str) -> go.Figure | None:
     relative = kind == RELATIVE
     table = comparison.relative if relative else comparison.norms
     label = "‖τ‖ / ‖W₀‖" if relative else "‖τ‖"
-    return norms_figure(comparison.names, selection.names, table.tolist(), label)
+    return norms_figure(comparison.names, selection.names, table.tolist(), label, comparison.gaps(table))
 
 
 def describe(selection: Selection) -> str:
@@ -142,7 +143,8 @@ def draw_coefficients(selection: Selection, recipe: Recipe, quick: bool) -> tupl
         return None, notice(str(error)), True
     exact = not method.entrywise or probe.exact
     label = "effective weight" if method.entrywise else "coefficient"
-    figure = coefficients_figure(comparison.names, selection.names, table.tolist(), label)
+    gaps = comparison.gaps(table)
+    figure = coefficients_figure(comparison.names, selection.names, table.tolist(), label, gaps)
     return figure, _caption(recipe, exact, probe.share), exact
 
 
@@ -160,20 +162,26 @@ def show_tensor(selection: Selection, name: str) -> tuple[str, go.Figure | None]
         return "", None
     index = comparison.names.index(name)
     shape = " × ".join(map(str, comparison.shapes[index])) or "a single number"
-    rows = "".join(
-        f"<tr><td>{html.escape(expert)}</td><td>{norm:.4g}</td><td>{relative:.2%}</td><td>{zero:.1%}</td></tr>"
-        for expert, norm, relative, zero in zip(
-            selection.names, comparison.norms[index], comparison.relative[index], comparison.zeros[index], strict=True
-        )
-    )
+    rows = "".join(_numbers(comparison, index, column, name) for column, name in enumerate(selection.names))
     heads = "".join(f'<th scope="col">{head}</th>' for head in ("Expert", "‖τ‖", "‖τ‖ / ‖W₀‖", "entries unmoved"))
     table = f'<table class="numbers"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
     title = f'<h3>{html.escape(name)}</h3><p class="caption">{shape} · ‖W₀‖ = {comparison.base_norms[index]:.4g}</p>'
     return title + table, _histogram(comparison, selection.names, index)
 
 
+def _numbers(comparison: Comparison, tensor: int, expert: int, name: str) -> str:
+    """A row of the table: what is known of a tensor of one expert."""
+    if not comparison.has[tensor, expert]:
+        return f'<tr><td>{html.escape(name)}</td><td colspan="3">does not have this tensor</td></tr>'
+    tables = ((comparison.norms, ".4g"), (comparison.relative, ".2%"), (comparison.zeros, ".1%"))
+    numbers = [(float(table[tensor, expert]), form) for table, form in tables]
+    cells = "".join(f"<td>{'–' if math.isnan(number) else format(number, form)}</td>" for number, form in numbers)
+    return f"<tr><td>{html.escape(name)}</td>{cells}</tr>"
+
+
 def _histogram(comparison: Comparison, names: tuple[str, ...], index: int, bins: int = 61) -> go.Figure | None:
-    tau = comparison.probe.groups[index].tau
+    group = comparison.probe.groups[index]
+    tau, names = group.tau, tuple(names[expert] for expert in group.which)
     reach = float(tau.abs().max())
     if not 0 < reach < float("inf"):
         return None

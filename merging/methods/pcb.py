@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
+import numpy as np
+
+from merging import kernels
 from merging.lazy import torch
-from merging.method import Blend, Group, Groups, method
+from merging.method import Bits, Blend, Group, Groups, method
 from merging.params import Param, Scaling, Weight
-from merging.vectors import magnitudes, order_statistics
+from merging.ranking import order_statistics
+from merging.vectors import Picked, magnitudes, total
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,6 +25,7 @@ Variant = Annotated[
     Literal["release", "nlp", "vision", "pairwise"],
     Param("Variant", "How agreement between experts is measured: the four forms in the authors' code."),
 ]
+_KINDS = {"release": 0, "nlp": 0, "vision": 1, "pairwise": 2}  # in the kernels
 CLAMP = {"release": 1e-4, "nlp": 1e-2, "vision": 1e-2, "pairwise": 1e-2}
 
 
@@ -38,18 +43,28 @@ def survey(groups: Groups, *, ratio: Ratio = 0.1, variant: Variant = "release", 
     """Find the bounds of the magnitudes; then score every entry, and find the threshold and the best score."""
     share = CLAMP[variant] if clamp is None else clamp
 
-    def bounds(entries: int) -> list[int]:
+    def bounds(entries: int, _: int) -> list[int]:
         return [min(int(entries * share), entries - 1), max(int(entries * (1 - share) - 1), 0), entries - 1]
 
-    limits, _ = order_statistics(groups, magnitudes, bounds)
-    low, high, largest = limits.T
+    low, high, largest = order_statistics(groups, magnitudes, bounds).T
     competition = Competition(largest > 0, low, high, torch.zeros_like(low), torch.zeros_like(low))
 
-    def threshold(entries: int) -> list[int]:
+    def threshold(entries: int, _: int) -> list[int]:
         return [max(min(int(entries * (1 - ratio)), entries - 2), 0), entries - 1]
 
-    scores, _ = order_statistics(groups, lambda group: _scores(group, competition, variant), threshold)
+    picked = Picked(competition)
+    scores = order_statistics(groups, lambda group: _scores(group, picked.of(group), variant), threshold)
     return competition._replace(threshold=scores[:, 0], best=scores[:, 1])
+
+
+def fused(group: Group, survey: Competition, values: dict[str, Any], out: Bits) -> bool:
+    """The merge of a chunk in one go."""
+    from merging.kernels import pcb as kernel
+
+    known = [values.numpy() for values in survey]  # moved, low, high, threshold, best
+    scalings = (values["scaling"] * values["weight"]).numpy()
+    done: bool = kernel.merge(group.bits, _KINDS[values["variant"]], *known, scalings, out)
+    return done
 
 
 @method(
@@ -58,6 +73,7 @@ def survey(groups: Groups, *, ratio: Ratio = 0.1, variant: Variant = "release", 
     formula=r"W = W_0 + \frac{\sum_i \lambda_i\, S_i \odot c_i}{\sum_i S_i}, \qquad"
     r"\beta_i = e^{\,n N_i^2} \odot \tanh\!\big(\tau_i \odot \textstyle\sum_j \tau_j\big)",
     survey=survey,
+    fused=fused,
 )
 def pcb(
     base: Tensor,
@@ -72,37 +88,48 @@ def pcb(
 
     What survives is averaged, each entry counting by its score; a lone survivor keeps its full strength.
     """
-    group = Group("", base, experts)
-    strength = _strength(group, survey, variant)
-    clamped = group.tau.sign() * _clamped(group, survey)
+    tau = experts - base
+    strength = _strength(tau, survey, variant)
+    clamped = tau.sign() * _clamped(tau, survey)
     parts = (scaling * weight)[:, None] * strength * clamped
-    return Blend(parts, strength.sum(0).clamp(min=1e-12))
+    return Blend(parts, total(strength).clamp(min=1e-12))
 
 
-def _clamped(group: Group, bounds: Competition) -> Tensor:
-    return magnitudes(group).clamp(bounds.low[:, None], bounds.high[:, None])
+def _clamped(tau: Tensor, bounds: Competition) -> Tensor:
+    return tau.abs().clamp(bounds.low[:, None], bounds.high[:, None])
 
 
-def _scores(group: Group, bounds: Competition, variant: str) -> Tensor:
-    tau = group.tau
+def _scores(group: Group, competition: Competition, variant: str) -> Tensor:
+    """The score of every entry of a chunk. Valid until the thread asks for the next ones."""
+    if not group.fused:
+        return scores(group.tau, competition, variant)
+    from merging.kernels import pcb as kernel
+
+    out = kernels.scratch("values", (len(group.which), group.size), np.float32)
+    kernel.score(group.bits, _KINDS[variant], *(values.numpy() for values in competition[:3]), out)
+    return torch.from_numpy(out)
+
+
+def scores(tau: Tensor, bounds: Competition, variant: str) -> Tensor:
+    """How each entry fares: by its size within its expert, and by its agreement with the others; may be negative."""
     low, high = bounds.low[:, None], bounds.high[:, None]
     spread = high - low
-    normal = torch.where(spread > 0, (_clamped(group, bounds) - low) / spread, 1.0)
+    normal = torch.where(spread > 0, (_clamped(tau, bounds) - low) / spread, 1.0)
     experts = bounds.moved.sum()
     intra = torch.exp(experts * (normal.square() - 1))  # the factor exp(-n) cancels below, and nothing overflows
     if variant in ("release", "nlp"):
-        return intra * torch.tanh(tau * tau.sum(0))
+        return intra * torch.tanh(tau * total(tau))
     sigma = torch.where(bounds.moved[:, None], tau.sign() * normal, 0.0)
     if variant == "vision":
-        return intra * torch.tanh(tau * sigma.sum(0))
-    return intra * torch.stack([torch.tanh(row * sigma).sum(0) for row in sigma])
+        return intra * torch.tanh(tau * total(sigma))
+    return intra * torch.stack([total(torch.tanh(row * sigma)) for row in sigma])
 
 
-def _strength(group: Group, competition: Competition, variant: str) -> Tensor:
+def _strength(tau: Tensor, competition: Competition, variant: str) -> Tensor:
     """How much each entry counts, from 0 for a dropped one to 1 for its expert's best."""
-    scores = _scores(group, competition, variant)
+    score = scores(tau, competition, variant)
     threshold, best = competition.threshold[:, None], competition.best[:, None]
     spread = best - threshold
     # Where the best score is the threshold, the released code divides 0 by 0: those entries count fully here.
-    ranked = torch.where(spread > 0, (scores.maximum(threshold) - threshold) / spread, (scores >= threshold).float())
+    ranked = torch.where(spread > 0, (score.maximum(threshold) - threshold) / spread, (score >= threshold).float())
     return torch.where(competition.moved[:, None], ranked, 0.0)

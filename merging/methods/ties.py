@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import numpy as np
 
 from merging.lazy import torch
-from merging.method import Blend, Group, Groups, method
+from merging.method import Bits, Blend, Group, Groups, method
 from merging.params import Density, Param, Scaling, Weight
-from merging.vectors import magnitudes, order_statistics
+from merging.ranking import order_statistics
+from merging.vectors import Picked, magnitudes, total
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,6 +25,12 @@ Merge = Annotated[
 ]
 
 
+Variant = Annotated[
+    Literal["release", "mergekit"],
+    Param("Variant", "The authors' code, or mergekit's reading: one entry less is kept, and draws are positive."),
+]
+
+
 class Trim(NamedTuple):
     """What must be known of the whole scope before an entry can be merged."""
 
@@ -30,15 +39,38 @@ class Trim(NamedTuple):
     majority: Tensor  # (): the sign that an entry gets whose election is a draw
 
 
-def survey(groups: Groups, *, density: Density = 0.2, sign: Sign = "mass", weight: Weight) -> Trim:
+def survey(groups: Groups, *, density: Density = 0.2, sign: Sign = "mass", variant: Variant = "release") -> Trim:
     """Rank the magnitudes of each task vector, then count the signs that the trimmed entries elect."""
-    thresholds = _thresholds(groups, density)
-    trim = Trim(thresholds, torch.zeros_like(thresholds), torch.zeros(()))
+    thresholds = _thresholds(groups, density, variant)
+    trim = Trim(thresholds, torch.zeros_like(thresholds), torch.ones(()))
     if sign != "mass":
-        squares = groups.total(lambda group: _trim(group, thresholds).double().square().sum(1))
-        trim = trim._replace(norms=squares.sqrt().float())
-    balance = groups.total(lambda group: _elect(_trim(group, thresholds), trim, sign, weight).double().sum())
-    return trim._replace(majority=balance.sign().float())
+        picked = Picked(trim)
+        kept = groups.sum(lambda group: _squares(group, picked.of(group)))
+        trim = trim._replace(norms=kept.sqrt().float())
+    if variant == "mergekit":
+        return trim
+    whole = Picked(trim)
+    return trim._replace(majority=groups.sum(lambda group: _balance(group, whole.of(group), sign)).sign().float())
+
+
+def fused(group: Group, survey: Trim, values: dict[str, Any], out: Bits) -> bool | None:
+    """The merge of a chunk in one go, for the usual rules."""
+    if values["sign"] != "mass" or values["merge"] == "max":
+        return None
+    from merging.kernels import ties as kernel
+
+    weight = values["weight"]
+    done: bool = kernel.merge(
+        group.bits,
+        survey.thresholds.numpy(),
+        weight.numpy(),
+        np.float32(survey.majority),
+        np.float32(values["scaling"]),
+        values["merge"] == "mean",
+        np.float32(_least(weight)),
+        out,
+    )
+    return done
 
 
 @method(
@@ -48,6 +80,7 @@ def survey(groups: Groups, *, density: Density = 0.2, sign: Sign = "mass", weigh
     r"\tau_{m,p} = \operatorname{mean}\{\hat\tau_{i,p} : \operatorname{sign}\hat\tau_{i,p} = \gamma_p\}, \qquad"
     r"\gamma_p = \operatorname{sign}\sum_i \hat\tau_{i,p}",
     survey=survey,
+    fused=fused,
 )
 def ties(
     base: Tensor,
@@ -60,46 +93,64 @@ def ties(
     weight: Weight,
 ) -> Blend:
     """Trims each task vector to its largest entries, elects one sign per entry, and averages those that agree."""
-    tau = _trim(Group("", base, experts), survey.thresholds)
+    tau = _trimmed(experts - base, survey.thresholds)
     gamma = _elect(tau, survey, sign, weight)
     gamma = torch.where(gamma == 0, survey.majority, gamma)
     weighted = weight[:, None] * tau
     # Where the majority is a draw, too, the authors' comparison falls to the negative side.
     agrees = torch.where(gamma > 0, weighted > 0, weighted < 0)
     if merge == "max":
-        return Blend(_largest(weighted * (agrees & (gamma != 0))), 1.0, scaling)
-    parts = weighted * agrees
+        return Blend(_largest(torch.where(agrees & (gamma != 0), weighted, 0.0)), 1.0, scaling)
+    parts = torch.where(agrees, weighted, 0.0)
     if merge == "sum":
         return Blend(parts, 1.0, scaling)
-    count = (weight[:, None] * agrees).sum(0)
-    nothing = count.abs() <= 1e-6 * weight.abs().sum()  # no expert, or weights that cancel but for rounding
+    count = total(weight[:, None] * agrees)
+    nothing = count.abs() <= _least(weight)  # no expert, or weights that cancel but for rounding
     return Blend(parts, torch.where(nothing, 1.0, count), scaling)
 
 
-def _thresholds(groups: Groups, density: float) -> Tensor:
-    def ranks(entries: int) -> list[int]:
-        # The (d - k)-th smallest, counted from 1, as in the code: k + 1 entries stay. Where k is 0 the largest does.
-        return [max(entries - int(entries * density) - 1, 0)]
-
-    values, _ = order_statistics(groups, magnitudes, ranks)
-    return values[:, 0]
+def _least(weight: Tensor) -> Tensor:
+    return 1e-6 * weight.abs().sum()
 
 
-def _trim(group: Group, thresholds: Tensor) -> Tensor:
-    tau = group.tau
+def _thresholds(groups: Groups, density: list[float], variant: str) -> Tensor:
+    def ranks(entries: int, expert: int) -> list[int]:
+        # The (d - k)-th smallest, counted from 1, as in the code: k + 1 entries stay. mergekit keeps k, ties aside.
+        kept = int(entries * density[expert]) + (variant == "release")
+        return [min(max(entries - kept, 0), entries - 1)]
+
+    return order_statistics(groups, magnitudes, ranks)[:, 0]
+
+
+def _trimmed(tau: Tensor, thresholds: Tensor) -> Tensor:
     return torch.where(tau.abs() >= thresholds[:, None], tau, 0.0)
+
+
+def _squares(group: Group, trim: Trim) -> Tensor:
+    return _trimmed(group.tau, trim.thresholds).cpu().double().square().sum(1)
+
+
+def _balance(group: Group, trim: Trim, sign: str) -> Tensor:
+    """How many more entries elect a positive sign than a negative one."""
+    if group.fused and sign == "mass":
+        from merging.kernels import ties as kernel
+
+        balance = kernel.balance(group.bits, trim.thresholds.numpy(), group.weight.numpy())
+        return torch.tensor(balance, dtype=torch.float64)
+    elected = _elect(_trimmed(group.tau, trim.thresholds), trim, sign, group.weight.to(group.device))
+    return elected.cpu().double().sum()
 
 
 def _elect(tau: Tensor, trim: Trim, sign: str, weight: Tensor) -> Tensor:
     """The sign each entry is given, (entries); 0 where the election is a draw."""
     if sign == "mass":
-        return (weight[:, None] * tau).sum(0).sign()
+        return total(weight[:, None] * tau).sign()
     # Differs: an expert without a task vector has no share of its norm, and takes no part; the code elects by NaN.
     votes = (trim.norms > 0) & (weight != 0)
     share = tau.square() / torch.where(votes, trim.norms, torch.inf)[:, None].square()
     signs = weight.sign()[:, None] * tau.sign()
     if sign == "normmass":
-        return (signs * share).sum(0).sign()
+        return total(signs * share).sign()
     return signs.gather(0, share.argmax(0, keepdim=True))[0]
 
 

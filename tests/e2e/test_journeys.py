@@ -11,6 +11,7 @@ import torch
 from playwright.sync_api import Browser, Page, expect
 from safetensors.torch import load_file, save_file
 
+from merging.verify import verify
 from tests.e2e.conftest import ROOT, choose_models, drawn, figure
 
 pytestmark = pytest.mark.e2e
@@ -40,11 +41,12 @@ def test_from_the_embedded_models_to_reading_what_the_merge_writes(visit: Page, 
 
     page.get_by_label("TIES-Merging").click()
     expect(page.locator("#coefficients-note")).to_contain_text("TIES-Merging weighs every entry")
+    expect(page.locator("#merge-estimate")).to_contain_text(re.compile(r"Reads .+ MB and writes .+ MB, with about"))
     page.locator("#output input, #output textarea").fill("merges/first")
     page.locator("#run").click()
     expect(page.locator("#merge-status")).to_contain_text("Merged.", timeout=120_000)
     expect(page.locator("#merge-status")).to_contain_text(str(workplace / "merges" / "first"))
-    expect(page.locator("#merge-status")).to_contain_text(re.compile(r"\d+\.\d MB, \d+\.\d s"))
+    expect(page.locator("#merge-status")).to_contain_text(re.compile(r"\d+(\.\d+)? MB, \d+\.\d s"))
 
     page.locator("#sample-length input[type=number]").fill("12")
     page.locator("#sample-run").click()
@@ -80,9 +82,7 @@ def test_the_norms_on_the_page_are_those_of_the_files(visit: Page) -> None:
 
     visit.get_by_label("absolute").click()
     expect(visit.locator("#norms")).to_contain_text("‖τ‖")
-    visit.wait_for_function(
-        "() => document.querySelector('#norms .pv-box').data[0].hovertemplate.endsWith('‖τ‖<extra></extra>')"
-    )
+    visit.wait_for_function("() => document.querySelector('#norms .pv-box').data[0].text[0][0].endsWith(' ‖τ‖')")
     trace = next(t for t in figure(visit, "#norms") if t["name"] == "bible")
 
     shown = trace["z"][trace["y"].index("layer 1")][trace["x"].index("q")]
@@ -302,21 +302,29 @@ def large(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def test_a_merge_shows_its_progress_and_can_be_stopped(visit: Page, workplace: Path, large: list[Path]) -> None:
+def test_a_merge_shows_its_progress_can_be_stopped_and_goes_on(visit: Page, workplace: Path, large: list[Path]) -> None:
     choose_models(visit, large[0], large[1:])
     visit.wait_for_function("() => document.querySelector('#weights .pv-box').data[0].x.join() === 'one,two'")
     visit.get_by_label("PCB-Merging").click()
-    visit.locator("#output input, #output textarea").fill("stopped")
+    visit.locator("#pcb-scope").get_by_label("tensor").click()
+    output, status = visit.locator("#output input, #output textarea"), visit.locator("#merge-status")
+    output.fill("stopped")
 
     visit.locator("#run").click()
     expect(visit.locator("#merge-status progress")).to_be_visible()
-    expect(visit.locator("#merge-status")).to_contain_text(re.compile(r"Surveying model\.layers\.\d+"))
-    expect(visit.locator("#merge-status")).to_contain_text(re.compile(r"about \d+ s left"))
+    expect(status).to_contain_text(re.compile(r"Surveying model\.layers\.\d+"))
+    expect(status).to_contain_text(re.compile(r"about \d+ s left"))
+    expect(status).to_contain_text(re.compile(r"[2-9]\d%"))  # some tensors are finished
     visit.locator("#stop").click()
 
-    expect(visit.locator("#merge-status")).to_contain_text("Stopped. Nothing was written.")
+    expect(status).to_contain_text("Stopped. Nothing is at stopped; merge again with the same settings")
     expect(visit.locator("#run")).to_be_enabled()
     assert not (workplace / "stopped").exists()
+    expect(output).to_have_value("stopped")
+
+    visit.locator("#run").click()
+    expect(status).to_contain_text("Merged.", timeout=120_000)
+    assert verify(workplace / "stopped").problems == []
     assert not list(workplace.glob(".*part*"))
 
 

@@ -85,8 +85,11 @@ def test_an_adapter_is_no_base(tmp_path: Path) -> None:
     ("changes", "words"),
     [
         ({"use_dora": True}, "is an adapter with DoRA"),
-        ({"bias": "all"}, "is an adapter with biases"),
-        ({"modules_to_save": ["lm_head"]}, "modules that were trained in full"),
+        ({"lora_bias": True}, "is an adapter with biases of its factors"),
+        ({"modules_to_save": ["lm_head"]}, "says that `lm_head` was trained in full, and holds no such tensor"),
+        ({"rank_pattern": {"(a+)+q_proj": 4}}, "has the rank_pattern"),
+        ({"alpha_pattern": ["q_proj"]}, "has no usable `alpha_pattern`"),
+        ({"rank_pattern": {"q_proj": 4}}, "do not fit base"),
         ({"peft_type": "IA3"}, "is a IA3 adapter"),
         ({"init_lora_weights": "pissa"}, "starts from `pissa`, which changes the base"),
         ({"r": 0}, "has no usable `r` and `lora_alpha`"),
@@ -98,3 +101,85 @@ def test_what_cannot_be_added_exactly_is_refused_by_name(adapter: Any, changes: 
 
     with pytest.raises(MergeError, match=words):
         open_expert(folder, open_checkpoint(ZOO / "base"))
+
+
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "ranks and alphas by layer": {
+        "rank_pattern": {"q_proj": 2, "^model.layers.0.mlp.up_proj": 6},
+        "alpha_pattern": {"layers.1.self_attn.q_proj": 3, "v_proj": 5},
+        "use_rslora": True,
+    },
+    "layers trained in full": {"modules_to_save": ["lm_head", "norm"]},
+    "biases": {"bias": "all"},
+    "biases of its layers": {"bias": "lora_only"},
+    "embeddings": {"target_modules": ["embed_tokens", "q_proj"]},
+}
+
+
+def llama() -> Any:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=16, attention_bias=True, **sizes))
+
+
+def gpt2() -> Any:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(GPT2Config(vocab_size=16, n_positions=8, n_embd=8, n_layer=2, n_head=2))
+
+
+def trained(model: Any, folder: Path, **settings: Any) -> dict[str, torch.Tensor]:
+    """Save a model and an adapter for it with random factors; and the weights PEFT makes of the two."""
+    peft = pytest.importorskip("peft")
+    model.save_pretrained(folder / "base")
+    wrapped = peft.get_peft_model(model, peft.LoraConfig(**settings))
+    for name, parameter in wrapped.named_parameters():
+        if parameter.requires_grad or "lora_" in name:
+            torch.nn.init.normal_(parameter)
+    wrapped.save_pretrained(folder / "adapter")
+    return dict(wrapped.merge_and_unload().state_dict())
+
+
+def assert_same(folder: Path, expected: dict[str, torch.Tensor]) -> None:
+    base = open_checkpoint(folder / "base")
+    expert = open_expert(folder / "adapter", base)
+
+    changed = [name for name in base.entries if not torch.equal(base.tensor(name), expert.tensor(name).float())]
+    assert changed
+    for name, entry in expert.entries.items():
+        whole = expert.tensor(name).float()
+        torch.testing.assert_close(whole, expected[name], rtol=1e-5, atol=1e-5)
+        cut = torch.cat([expert.read(name, start, min(start + 5, entry.size)) for start in range(0, entry.size, 5)])
+        torch.testing.assert_close(cut.float(), whole.flatten(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("settings", KINDS.values(), ids=list(KINDS))
+def test_adapters_of_all_kinds_read_as_peft_merges_them(settings: dict[str, Any], tmp_path: Path) -> None:
+    targets = ["q_proj", "v_proj", "up_proj"]
+
+    expected = trained(llama(), tmp_path, **{"r": 4, "lora_alpha": 8, "target_modules": targets, **settings})
+
+    assert_same(tmp_path, expected)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("targets", [["c_attn", "c_proj"], ["attn.c_proj"]])
+def test_layers_that_are_stored_transposed_read_as_peft_merges_them(targets: list[str], tmp_path: Path) -> None:
+    expected = trained(gpt2(), tmp_path, r=4, lora_alpha=8, target_modules=targets, fan_in_fan_out=True)
+
+    assert_same(tmp_path, {name.removeprefix("transformer."): value for name, value in expected.items()} | expected)
+
+
+def test_the_file_of_an_adapter_stands_for_its_folder() -> None:
+    base = open_checkpoint(ZOO / "base")
+
+    by_file, by_folder = (open_expert(path, base) for path in (ADAPTERS[0] / "adapter_model.safetensors", ADAPTERS[0]))
+
+    assert set(by_file.made) == set(by_folder.made)
+    name = next(iter(by_file.made))
+    assert torch.equal(by_file.read(name), by_folder.read(name))

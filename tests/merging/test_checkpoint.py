@@ -14,7 +14,7 @@ from merging import header
 from merging.checkpoint import open_checkpoint
 from merging.errors import MergeError
 from merging.header import Entry, read_header
-from merging.output import lay_out, shards, write
+from merging.output import Output, lay_out, shards
 from tests.conftest import random_tensors, write_model
 
 KINDS = {
@@ -31,6 +31,10 @@ KINDS = {
     "mask": torch.tensor([True, False, True]),
     "i16": torch.tensor([-300], dtype=torch.int16),
     "i32": torch.tensor([[-70000]], dtype=torch.int32),
+    "u16": torch.tensor([65535], dtype=torch.uint16),
+    "u32": torch.tensor([2**32 - 1], dtype=torch.uint32),
+    "u64": torch.tensor([2**63], dtype=torch.uint64),
+    "nothing": torch.empty(0, dtype=torch.int64),
 }
 
 
@@ -70,6 +74,7 @@ def indexed(index: Any) -> Callable[[Path], None]:
         write_model(folder, random_tensors(0), shards=2)
         text = index if isinstance(index, str) else json.dumps(index)
         (folder / "model.safetensors.index.json").write_text(text)
+        (folder / "model-00002-of-00002.safetensors").unlink()  # or the shards would be complete without an index
 
     return build
 
@@ -97,10 +102,6 @@ def config(text: str) -> Callable[[Path], None]:
         (folder / "config.json").write_text(text)
 
     return build
-
-
-def pickled(folder: Path) -> None:
-    (folder / "pytorch_model.bin").write_bytes(b"")
 
 
 def repeated(folder: Path) -> None:
@@ -160,8 +161,16 @@ BROKEN = {
     "entry is a number": (file_of({"w": 3}), IMPOSSIBLE),
     "dtype is a number": (file_of({"w": told(dtype=3)}), IMPOSSIBLE),  # type: ignore[arg-type]
     "unknown dtype": (
-        file_of({"w": told(dtype="F8_E4M3", shape=(8,))}),
-        f"`w` in {MODEL} has dtype F8_E4M3, which cannot be merged. Choose an unquantised model.",
+        file_of({"w": told(dtype="Q4", shape=(8,))}),
+        f"`w` in {MODEL} has dtype Q4, which cannot be merged. Choose an unquantised model.",
+    ),
+    "complex": (
+        file_of({"w": told(dtype="C64", shape=(1,))}),
+        f"`w` in {MODEL} has dtype C64, which cannot be merged. Choose an unquantised model.",
+    ),
+    "another fp8": (
+        file_of({"w": told(dtype="F8_E8M0", shape=(8,))}),
+        f"`w` in {MODEL} has dtype F8_E8M0, which cannot be merged. Choose an unquantised model.",
     ),
     "no tensors": (file_of({"__metadata__": {"format": "pt"}}, b""), "{path} holds no tensors. Choose another model."),
     "missing shard": (
@@ -193,8 +202,8 @@ BROKEN = {
     "index is a list": (indexed([]), f"{INDEX} is not a JSON object. Download it again."),
     "shard lacks what the index says": (
         misplaced,
-        "`model.embed_tokens.weight` is not in {path}/model-00001-of-00002.safetensors, where "
-        "model.safetensors.index.json says it is. Download both again.",
+        "`model.embed_tokens.weight` is not in model-00001-of-00002.safetensors, where the index says it is, nor in "
+        "another shard of {path}. Download the model again.",
     ),
     "tensor in two shards": (
         repeated,
@@ -207,10 +216,6 @@ BROKEN = {
         "column 2 (char 1)). Download it again.",
     ),
     "config is a text": (config('"llama"'), "{path}/config.json is not a JSON object. Download it again."),
-    "only pickled": (
-        pickled,
-        "{path} has only pickled weights. Save the model as safetensors and choose that folder.",
-    ),
     "several models": (
         files("a.safetensors", "b.safetensors"),
         "{path} has several models (a.safetensors, b.safetensors). Choose one of these files.",
@@ -263,12 +268,13 @@ def test_a_path_that_leads_nowhere_is_named(path: str, tmp_path: Path, monkeypat
 
 
 def test_a_file_of_another_suffix_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    (tmp_path / "model.txt").write_bytes(b"weights")
 
     with pytest.raises(MergeError) as caught:
-        open_checkpoint(tmp_path / "model.gguf")
+        open_checkpoint(tmp_path / "model.txt")
 
-    assert str(caught.value) == "model.gguf is not a .safetensors file. Only safetensors can be opened."
+    known = "a .safetensors file or PyTorch's .bin, .pt or .pth"
+    assert str(caught.value) == f"model.txt is not {known}. Only these can be opened."
 
 
 def test_a_shard_that_shrinks_after_opening_is_named(tmp_path: Path) -> None:
@@ -388,9 +394,12 @@ def test_what_is_written_is_what_safetensors_reads(limit: int, tmp_path: Path) -
     (tmp_path / "out").mkdir()
 
     placed = lay_out(tmp_path / "out", list(source.entries.values()), limit, {"made": "by a test"})
+    output = Output(placed)
     for name, entry in placed.items():
         for start in range(0, entry.size, 2):
-            write(entry, start, source.read(name, start, min(start + 2, entry.size)))
+            values = source.read(name, start, min(start + 2, entry.size))
+            output.write(name, start, values.view(torch.uint8).numpy())
+    output.close()
 
     found = {}
     for file in sorted((tmp_path / "out").glob("*.safetensors")):

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from merging import METHODS, MergeStopped, Recipe, compare, merge
+from merging import METHODS, MergeStopped, Recipe, coefficients, compare, merge
 from merging.checkpoint import Checkpoint, open_checkpoint
-from merging.compare import Comparison, coefficients
+from merging.coefficients import coefficients as weights_of
+from merging.compare import Comparison
+from merging.method import Method
 from tests.conftest import Family, write_model
 
 VALUES = {"ties": {"density": 0.3}, "pcb": {"ratio": 0.3}, "from": {"k": 2.0}}
@@ -24,11 +26,11 @@ def opened(base: Path, experts: list[Path]) -> tuple[Checkpoint, list[Checkpoint
 def table(name: str, scope: str | None, comparison: Comparison, weights: Tensor) -> Tensor:
     method = METHODS[name]
     values = method.checked({**VALUES.get(name, {}), **({"scope": scope} if scope else {})})
-    return coefficients(method, {**values, "weight": weights}, comparison, comparison.probe)
+    return weights_of(method, {**values, "weight": weights}, comparison, comparison.probe)
 
 
 def test_norms_and_zeros_are_those_of_the_task_vectors(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compare, "CHUNK", 5)
+    monkeypatch.setattr(compare, "TILE", 5)
     base, experts = opened(*family(dtype=torch.bfloat16))
 
     found = compare.compare(base, experts)
@@ -52,7 +54,7 @@ def test_a_weight_is_what_the_merge_does_with_an_expert(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, scope: str | None
 ) -> None:
     # With one expert the merged step is s * tau, so that sum(s |tau|) / sum(|tau|) can be read off the merged file.
-    monkeypatch.setattr(compare, "CACHED", 7)
+    monkeypatch.setattr(coefficients, "CACHED", 7)
     folder, experts = family(experts=1)
     base, (expert,) = opened(folder, experts)
     values = {**VALUES.get(name, {}), **({"scope": scope} if scope else {})}
@@ -81,7 +83,7 @@ def test_weights_of_a_blend_add_up_to_the_merged_step(family: Family) -> None:
     found = compare.compare(*opened(folder, paths))
 
     weights = METHODS["ties"].checked({"density": 1.0}) | {"weight": torch.ones(2)}
-    shares = coefficients(METHODS["ties"], weights, found, found.probe)
+    shares = weights_of(METHODS["ties"], weights, found, found.probe)
     torch.testing.assert_close(shares, torch.full_like(shares, 0.5), rtol=1e-4, atol=1e-4)
 
 
@@ -99,7 +101,7 @@ def test_the_quick_probe_is_near_the_whole(tmp_path: Path, monkeypatch: pytest.M
 
     method = METHODS[name]
     values = method.checked({}) | {"weight": torch.ones(2)}
-    quick, whole = (coefficients(method, values, found, probe) for probe in (found.quick, found.probe))
+    quick, whole = (weights_of(method, values, found, probe) for probe in (found.quick, found.probe))
     assert 0.1 < found.quick.share < 0.3
     assert found.probe.exact
     torch.testing.assert_close(quick, whole, rtol=0.1, atol=0.02)
@@ -137,6 +139,75 @@ def test_effective_weights_by_hand_with_two_experts_in_conflict(tmp_path: Path) 
     found = compare.compare(*opened(paths[0], paths[1:]))
 
     values = METHODS["ties"].checked({"density": 1.0, "lambda": 0.5}) | {"weight": torch.ones(2)}
-    weights = coefficients(METHODS["ties"], values, found, found.probe)
+    weights = weights_of(METHODS["ties"], values, found, found.probe)
     expected = torch.tensor([[0.5 * 2 / 6, 0.5 * 7 / 8], [0.0, 0.5]], dtype=torch.float64)
     torch.testing.assert_close(weights, expected)
+
+
+def lacking(folder: Path, name: str) -> tuple[Path, list[Path]]:
+    """A base and three experts, the second without the tensor of that name."""
+    generator = torch.Generator().manual_seed(3)
+
+    def draw() -> dict[str, Tensor]:
+        names = [f"layers.{i}.{module}.weight" for i in range(3) for module in "qk"]
+        return {name: torch.randn(4, 5, generator=generator) for name in names}
+
+    models = [draw() for _ in range(4)]
+    del models[2][name]
+    paths = [write_model(folder / f"model-{number}", tensors) for number, tensors in enumerate(models)]
+    return paths[0], paths[1:]
+
+
+def test_a_tensor_that_an_expert_lacks_has_no_numbers_for_it_and_all_others_have(tmp_path: Path) -> None:
+    name = "layers.1.q.weight"
+    base, experts = opened(*lacking(tmp_path, name))
+
+    found = compare.compare(base, experts)
+
+    row = found.names.index(name)
+    assert found.norms.isnan().nonzero().tolist() == [[row, 1]]
+    assert found.gaps(found.norms) == {(row, 1): "does not have this tensor"}
+    tau = experts[2].tensor(name) - base.tensor(name)
+    assert float(found.norms[row, 2]) == pytest.approx(float(tau.norm()), rel=1e-5)
+    assert not [warning for warning in found.warnings() if "NaN" in warning]
+    assert found.still.tolist() == [0, 0, 0]
+    assert found.cosines.isfinite().all()
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+@pytest.mark.parametrize("scope", ["model", "tensor"])
+@pytest.mark.parametrize("rate", ["whole", "drawn"])
+def test_weights_in_a_tensor_that_an_expert_lacks_are_those_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: Method, scope: str, rate: str
+) -> None:
+    if rate == "drawn":
+        monkeypatch.setattr(compare, "PROBE", 40)
+    name = "layers.1.q.weight"
+    base, experts = opened(*lacking(tmp_path, name))
+    found = compare.compare(base, experts)
+    values = method.checked({"scope": scope} if "scope" in method.params else {})
+
+    table = weights_of(method, {**values, "weight": torch.tensor([1.0, 2.0, 3.0])}, found, found.probe)
+
+    row = found.names.index(name)
+    assert table.isnan().nonzero().tolist() == [[row, 1]]
+    if "scope" not in method.params or scope == "tensor":  # as if the other had never been there
+        alone = compare.compare(base, [experts[0], experts[2]])
+        expected = weights_of(method, {**values, "weight": torch.tensor([1.0, 3.0])}, alone, alone.probe)
+        if rate == "whole":
+            torch.testing.assert_close(table[row, [0, 2]], expected[row])
+
+
+@pytest.mark.parametrize("name", ["ties", "pcb", "from"])
+def test_weights_beside_a_lacking_tensor_are_what_the_merge_does(tmp_path: Path, name: str) -> None:
+    # In a tensor that one expert alone has, the merged step is s * tau, with what the whole model says of it.
+    base, experts = lacking(tmp_path, "layers.2.q.weight")
+    values = {**VALUES[name], "scope": "model"}
+    merge(Recipe(name, base, (experts[1], experts[0]), values=values), tmp_path / "out")
+
+    merged, found = open_checkpoint(tmp_path / "out"), compare.compare(*opened(base, [experts[1], experts[0]]))
+
+    start, expert = open_checkpoint(base), open_checkpoint(experts[0])
+    tau, step = (model.tensor("layers.2.q.weight") - start.tensor("layers.2.q.weight") for model in (expert, merged))
+    weight = table(name, "model", found, torch.ones(2))[found.names.index("layers.2.q.weight"), 1]
+    assert float(weight) == pytest.approx(float((step * tau.sign()).sum() / tau.abs().sum()), abs=1e-4)

@@ -31,7 +31,10 @@ def settings(case: dict[str, Any]) -> tuple[str, dict[str, Any]]:
             extra["scaling"] = extra.pop("lambda", 1.0)
             if mergekit == "mergekit.linear":
                 del extra["scaling"]
-            return mergekit.removeprefix("mergekit."), {**extra, "weight": params["per_model"]["weight"]}
+            if mergekit == "mergekit.ties":
+                extra["merge"] = "mean" if extra.pop("normalize", True) else "sum"
+                extra |= {"variant": "mergekit", "scope": "tensor"}
+            return mergekit.removeprefix("mergekit."), {**extra, **params["per_model"]}
     if isinstance(params["lam"], list):
         values |= {"weight": params["lam"]}
     else:
@@ -40,7 +43,7 @@ def settings(case: dict[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["id"] for case in CASES])
-def test_the_authors_result_is_ours(case: dict[str, Any]) -> None:
+def test_the_authors_result_is_ours(case: dict[str, Any], both_paths: str) -> None:
     tensors = load_file(GOLDEN / case["file"])
     names = [name.removeprefix("base.") for name in tensors if name.startswith("base.")]
     groups = [
@@ -63,6 +66,6 @@ def test_the_authors_result_is_ours(case: dict[str, Any]) -> None:
 
 
 def test_every_case_of_the_five_methods_is_here() -> None:
-    counts = {"ties": 24, "pcb": 23, "from": 6, "mergekit.linear": 2, "mergekit.task_arithmetic": 3}
+    counts = {"ties": 24, "pcb": 23, "from": 6, "mergekit.linear": 2, "mergekit.task_arithmetic": 3, "mergekit.ties": 3}
 
     assert {m: sum(case["method"] == m for case in CASES) for m in counts} == counts

@@ -1,6 +1,7 @@
 """What every merge method must satisfy, whatever it computes."""
 
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
-from merging import engine
+from merging import groups as groups_module
+from merging import output, stream
 from merging.engine import merge, merge_groups
 from merging.method import METHODS, Group, Method
 from merging.params import Param
@@ -200,7 +202,8 @@ def test_merging_in_chunks_from_disk_equals_merging_whole_tensors(
     experts: int,
     chunk: int,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    small_chunks: Callable[..., None],
+    both_paths: str,
 ) -> None:
     groups = drawn(experts, experts)
     base = write_model(tmp_path / "base", {g.name: g.base for g in groups})
@@ -208,7 +211,7 @@ def test_merging_in_chunks_from_disk_equals_merging_whole_tensors(
         write_model(tmp_path / f"expert-{number}", {g.name: g.experts[number] for g in groups})
         for number in range(experts)
     ]
-    monkeypatch.setattr(engine, "CHUNK", chunk)
+    small_chunks(chunk)
 
     merge(Recipe(name, base, tuple(paths), values=values), tmp_path / "out")
 
@@ -231,7 +234,8 @@ def test_chunks_do_not_matter_for_any_numbers(name: str, groups: list[Group], ch
             write_model(root / f"expert-{number}", {g.name: g.experts[number] for g in groups})
             for number in range(len(groups[0].experts))
         ]
-        patched.setattr(engine, "CHUNK", chunk)
+        for module in (groups_module, output, stream):
+            patched.setattr(module, "TILE", chunk)
 
         merge(Recipe(name, base, tuple(paths)), root / "out")
 

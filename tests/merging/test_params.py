@@ -97,7 +97,7 @@ def test_the_parameters_of_a_method_are_read_from_its_signature_and_its_surveys(
 
     assert params == {
         "from": ["k", "scaling", "others", "scope"],
-        "ties": ["density", "sign", "weight", "scaling", "merge", "scope"],
+        "ties": ["density", "sign", "variant", "scaling", "merge", "weight", "scope"],
         "pcb": ["ratio", "variant", "clamp", "scaling", "weight", "scope"],
         "task_arithmetic": ["weight", "scaling", "normalize"],
         "linear": ["weight", "normalize"],
@@ -108,7 +108,14 @@ def test_defaults_are_the_papers() -> None:
     defaults = {name: method.checked({}) for name, method in METHODS.items()}
 
     assert defaults["from"] == {"k": 1.0, "scaling": 1.0, "others": "from", "scope": "tensor"}
-    assert defaults["ties"] == {"density": 0.2, "sign": "mass", "scaling": 1.0, "merge": "mean", "scope": "model"}
+    assert defaults["ties"] == {
+        "density": 0.2,
+        "sign": "mass",
+        "variant": "release",
+        "scaling": 1.0,
+        "merge": "mean",
+        "scope": "model",
+    }
     assert defaults["pcb"] == {"ratio": 0.1, "variant": "release", "clamp": None, "scaling": 1.0, "scope": "model"}
     assert defaults["task_arithmetic"] == {"scaling": 0.4, "normalize": False}
     assert defaults["linear"] == {"normalize": True}

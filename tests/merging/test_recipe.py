@@ -1,16 +1,21 @@
 """Recipes: what they allow, how they are refused, and that writing and reading one gives it back."""
 
+import contextlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+import torch
+import yaml
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 from merging.errors import MergeError
-from merging.method import METHODS
+from merging.method import METHODS, Method
 from merging.recipe import Recipe, load_recipe
-from tests.strategies import values
+from tests.strategies import recipe_values
 
 TIES = """\
 mergescope: 1
@@ -30,7 +35,12 @@ parameters:
 
 def text(**changed: Any) -> str:
     """A small recipe with some lines in place of its own, as YAML; None leaves a line out."""
-    lines = {"merge_method": "ties", "base_model": "base", "models": "[{model: a}, {model: b}]"} | changed
+    lines = {
+        "mergescope": 1,
+        "merge_method": "ties",
+        "base_model": "base",
+        "models": "[{model: a}, {model: b}]",
+    } | changed
     return "".join(f"{key}: {value}\n" for key, value in lines.items() if value is not None)
 
 
@@ -72,10 +82,6 @@ def test_empty_parameters_are_the_defaults() -> None:
     assert recipe.checked()[1] == METHODS["ties"].checked({})
 
 
-def test_a_recipe_without_a_format_number_is_of_this_format() -> None:
-    assert load_recipe(text(mergescope=1)) == load_recipe(text())
-
-
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
@@ -86,8 +92,9 @@ def test_a_recipe_without_a_format_number_is_of_this_format() -> None:
         (text(merge_method=None), "The recipe has no `merge_method`. Add it, as a text."),
         (text(merge_method=3), "The recipe has no `merge_method`. Add it, as a text."),
         (text(merge_method="tie"), "There is no method `tie`. Did you mean `ties`?"),
-        (text(base_model=None), "The recipe has no `base_model`. Add it, as a text."),
-        (text(base_model="''"), "The recipe has no `base_model`. Add it, as a text."),
+        (text(base_model=None), "TIES-Merging needs a base model. Name it as `base_model`."),
+        (text(base_model="''"), "'' cannot be a path. Write the path of a model's folder."),
+        (text(base_model=3), "A model is named by a text, but here it is 3. Write the path of its folder."),
         (text(models=None), "The recipe lists no `models`. Name at least one expert there."),
         (text(models="[]"), "The recipe lists no `models`. Name at least one expert there."),
         (text(models="a"), "The recipe lists no `models`. Name at least one expert there."),
@@ -95,11 +102,11 @@ def test_a_recipe_without_a_format_number_is_of_this_format() -> None:
             text(models="[a]"),
             "Each of the recipe's `models` must be keys with values, but it is str. Correct the recipe.",
         ),
-        (text(models="[{}]"), "The recipe has no `model`. Add it, as a text."),
+        (text(models="[{}]"), "The recipe has no `model` for one of its `models`. Add it, as a text."),
         (text(models="[{model: a, weight: 1}]"), "A model has no key `weight`. Known are model, parameters."),
         (
-            text(models="[{model: a, parameters: {density: 1}}]"),
-            "A model's `parameters` has no key `density`. Known are weight.",
+            text(models="[{model: a, parameters: {densty: 1}}]"),
+            "TIES-Merging has no parameter `densty` for single experts. Did you mean `density`?",
         ),
         (
             text(models="[{model: a, parameters: 1}]"),
@@ -107,17 +114,17 @@ def test_a_recipe_without_a_format_number_is_of_this_format() -> None:
         ),
         (
             text(models="[{model: a, parameters: {weight: }}]"),
-            "Weight must be a number, but it is None.",
+            "Weight of expert `a` must be a number, but it is None.",
         ),
         (
-            text(models="[{model: a, parameters: {weight: 4}}]"),
-            "Weight must be between -2 and 3, but it is 4.",
+            text(models="[{model: a, parameters: {weight: 400}}]"),
+            "Weight of expert `a` must be between -100 and 100, but it is 400.",
         ),
         (text(parameters="[1]"), "`parameters` must be keys with values, but it is list. Correct the recipe."),
         (text(parameters="{density: 2}"), "Density ρ must be between 0.01 and 1, but it is 2."),
         (
             text(parameters="{k: 2}"),
-            "TIES-Merging has no parameter `k`. Known are density, sign, lambda, merge, scope.",
+            "TIES-Merging has no parameter `k`. Known are density, sign, variant, lambda, merge, scope.",
         ),
         (
             text(merge_method="from", models="[{model: a, parameters: {weight: 2}}]"),
@@ -189,6 +196,7 @@ def test_the_yaml_is_the_one_that_people_write(tmp_path: Path) -> None:
         "parameters:\n"
         "  density: 0.2\n"
         "  sign: mass\n"
+        "  variant: release\n"
         "  lambda: 2.0\n"
         "  merge: mean\n"
         "  scope: model\n"
@@ -213,14 +221,217 @@ def test_names_beyond_ascii_stay_readable(tmp_path: Path) -> None:
     assert "- model: 数学\n" in Recipe("from", tmp_path / "b", (tmp_path / "数学",)).to_yaml(tmp_path)
 
 
+def test_what_is_not_the_default_is_written(tmp_path: Path) -> None:
+    recipe = Recipe(
+        "ties",
+        tmp_path / "base",
+        (tmp_path / "a", tmp_path / "b"),
+        ([0.5, 1], [{"filter": "mlp", "value": [1, 2]}, {"value": 0.25}]),
+        {"scope": "tensor"},
+        own=({}, {"density": 0.5}),
+        seed=7,
+        out_dtype="float16",
+        tokenizer_source=str(tmp_path / "a"),
+        chat_template="auto",
+        extra_tensors="keep",
+    )
+
+    written = recipe.to_yaml(tmp_path)
+
+    assert "    weight: [0.5, 1.0]\n" in written
+    assert "    weight:\n    - filter: mlp\n      value: [1.0, 2.0]\n    - value: 0.25\n    density: 0.5\n" in written
+    assert written.endswith(
+        "seed: 7\nout_dtype: float16\ntokenizer_source: a\nchat_template: auto\nextra_tensors: keep\n"
+    )
+
+
 @given(data=st.data(), method=st.sampled_from(list(METHODS.values())))
-def test_a_recipe_that_is_written_and_read_is_the_same(data: st.DataObject, method: Any) -> None:
-    chosen = {p.key: data.draw(values(p)) for p in method.params.values() if not p.per_expert}
-    weight = method.params.get("weight")
-    weights = tuple(data.draw(values(weight)) if weight else 1.0 for _ in range(2))
-    recipe = Recipe(method.name, Path("base"), (Path("a"), Path("b")), weights, chosen)
+def test_a_recipe_that_is_written_and_read_is_the_same(data: st.DataObject, method: Method) -> None:
+    weights, values, own = data.draw(recipe_values(method, 2))
+    recipe = Recipe(
+        method.name,
+        Path("base"),
+        (Path("a"), Path("with @+ in it")),
+        weights,
+        values,
+        own,
+        seed=data.draw(st.integers(0, 2**63 - 1)),
+        out_dtype=data.draw(st.sampled_from(["", "float32", "float16", "bfloat16"])),
+        tokenizer_source=data.draw(st.sampled_from(["", "base", "union", "a", "./base", "./union"])),
+        chat_template=data.draw(st.just("") | st.just("auto") | st.text(min_size=18).map(lambda text: "{{" + text)),
+        extra_tensors=data.draw(st.sampled_from(["drop", "keep"])),
+    )
 
     read = load_recipe(recipe.to_yaml(Path()))
 
-    assert read.checked() == recipe.checked()
-    assert (read.base, read.experts) == (recipe.base, recipe.experts)
+    assert replace(read, warnings=()) == replace(recipe, values=given_values(recipe))
+    assert read.settings() == recipe.settings()
+    assert read.to_yaml(Path()) == recipe.to_yaml(Path())
+
+
+def given_values(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's values without those that are empty, which are not written."""
+    return {key: value for key, value in recipe.values.items() if value is not None}
+
+
+def test_a_recipe_is_the_same_wherever_it_is_written(tmp_path: Path) -> None:
+    recipe = Recipe("from", tmp_path / "base", (tmp_path / "a",), (1.0,), tokenizer_source=str(tmp_path / "base"))
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+
+    (tmp_path / "deep" / "er" / "mine.yaml").write_text(recipe.to_yaml(tmp_path / "deep" / "er"))
+    read = load_recipe(tmp_path / "deep" / "er" / "mine.yaml")
+
+    assert read.experts[0].resolve() == recipe.experts[0]
+    assert Path(read.tokenizer_source).resolve() == tmp_path / "base"
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+@pytest.mark.parametrize("name", [".", "mergescope.yaml", "model.safetensors"])
+def test_a_merged_model_is_a_recipe(kind: Any, name: str, tmp_path: Path) -> None:
+    written = Recipe("from", tmp_path / "base", (tmp_path / "a",), (1.0,)).to_yaml(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mergescope.yaml").write_text(written)
+    save_file({"w": torch.zeros(1)}, tmp_path / "out" / "model.safetensors", {"recipe": written})
+
+    recipe = load_recipe(kind(tmp_path / "out" / name))
+
+    assert (recipe.base, recipe.experts) == (tmp_path / "out/../base", (tmp_path / "out/../a",))
+
+
+def test_a_model_that_is_no_merge_of_ours_is_no_recipe(tmp_path: Path) -> None:
+    save_file({"w": torch.zeros(1)}, tmp_path / "model.safetensors")
+
+    with pytest.raises(MergeError, match=r"model\.safetensors holds no recipe, so it is no merge of ours\. Choose"):
+        load_recipe(tmp_path / "model.safetensors")
+    with pytest.raises(MergeError, match=r"mergescope\.yaml could not be read .* Check the path\."):
+        load_recipe(tmp_path)
+
+
+def test_everything_that_is_wrong_with_a_recipe_is_said_at_once() -> None:
+    wrong = text(
+        merge_metod="x",
+        base_model="[]",
+        models="[{model: a, wight: 2}, {model: '', parameters: {weight: x}}, 3]",
+        parameters="{density: 5, ratio: 1}",
+        seed=-1,
+        dtype="float64",
+        out_dtype="int8",
+        chat_template="chatml",
+        extra_tensors="all",
+        tokenizer_source="[]",
+    )
+
+    with pytest.raises(MergeError) as caught:
+        load_recipe(wrong)
+
+    known = ", ".join(param.key for param in METHODS["ties"].params.values() if not param.per_expert)
+    assert str(caught.value).splitlines() == [
+        "A recipe has no key `merge_metod`. Did you mean `merge_method`?",
+        "Each of the recipe's `models` must be keys with values, but it is int. Correct the recipe.",
+        "A model is named by a text, but here it is []. Write the path of its folder.",
+        "A model has no key `wight`. Known are model, parameters.",
+        "'' cannot be a path. Write the path of a model's folder.",
+        "`seed` must be a whole number from 0 to 2^63 - 1, but it is -1.",
+        "`dtype` is 'float64', and the arithmetic is always float32. Leave it out.",
+        "`out_dtype` must be one of float32, float16, bfloat16, but it is 'int8'.",
+        "`extra_tensors` must be one of drop, keep, but it is 'all'.",
+        "There is no chat template 'chatml' here. Write `auto`, or the template itself in Jinja.",
+        f"TIES-Merging has no parameter `ratio`. Known are {known}.",
+        "Density ρ must be between 0.01 and 1, but it is 5.",
+        "Weight of expert `?` must be a number, but it is 'x'.",
+    ]
+
+
+def test_dtypes_may_say_torch_and_coarse_arithmetic_is_not_done() -> None:
+    recipe = load_recipe(text(dtype="torch.bfloat16", out_dtype="torch.float16"))
+
+    assert (recipe.dtype, recipe.out_dtype) == ("float32", "float16")
+    assert recipe.warnings == (
+        "`dtype: torch.bfloat16` would be coarser arithmetic than ours, which is float32 throughout.",
+    )
+
+
+def test_a_number_that_hardly_anyone_means_is_told_and_taken() -> None:
+    recipe = load_recipe(
+        text(merge_method="pcb", parameters="{lambda: -4}", models="[{model: a, parameters: {weight: [5, 1]}}]")
+    )
+
+    assert recipe.weights == ([5.0, 1.0],)
+    assert recipe.warnings == (
+        "Weight is 5, and is usually between -2 and 3.",
+        "Scaling λ is -4, and is usually between 0 and 3.",
+    )
+
+
+def test_a_shared_weight_counts_where_an_experts_own_says_nothing() -> None:
+    models = (
+        "[{model: a}, {model: b, parameters: {weight: 2}}, {model: c, parameters: {weight: {filter: q, value: 1}}}]"
+    )
+
+    recipe = load_recipe(text(merge_method="pcb", models=models, parameters="{weight: 0.5, lambda: 1e-1}"))
+
+    assert recipe.weights == (0.5, 2.0, [{"filter": "q", "value": 1.0}, {"value": 0.5}])
+    assert recipe.values == {"lambda": 0.1}
+
+
+def test_only_a_linear_merge_can_do_without_a_base() -> None:
+    assert load_recipe(text(merge_method="linear", base_model=None)).base is None
+    assert "base_model" not in Recipe("linear", None, (Path("a"),)).to_yaml(Path())
+    with pytest.raises(MergeError, match="FroM needs a base model"):
+        Recipe("from", None, (Path("a"),)).checked()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (Recipe("pcb", Path("base"), (Path("a"),), ([0, 1],)), "Weight must be one number here, the same for all"),
+        (
+            Recipe("ties", Path("base"), (Path("a"), Path("b")), own=({"density": 0.5}, {})),
+            "Density ρ is not the same for all experts",
+        ),
+    ],
+)
+def test_what_varies_is_not_made_one_number(recipe: Recipe, message: str) -> None:
+    recipe.settings()
+
+    with pytest.raises(MergeError, match=message):
+        recipe.checked()
+
+
+WORDS = """
+    merge_method base_model models model parameters weight density lambda scope value filter slices sources layer_range
+    dtype out_dtype tokenizer tokenizer_source source tokens chat_template seed extra_tensors mergescope modules path
+    lora revision ties linear task_arithmetic from pcb base union auto a b float32 tensor normalize
+"""
+KEYS = st.sampled_from(WORDS.split())
+LEAVES = KEYS | st.integers(-2, 2) | st.floats() | st.booleans() | st.none() | st.text(max_size=5) | st.dates()
+CONTENT = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(LEAVES, inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=300)
+@given(
+    whole=CONTENT,
+    models=st.lists(st.fixed_dictionaries({"model": CONTENT}, optional={"parameters": CONTENT}), max_size=3) | CONTENT,
+    method=st.sampled_from([*METHODS, "slerp", "", 3]),
+    form=st.sampled_from([{}, {"mergescope": 1}]),
+)
+def test_any_yaml_is_a_recipe_or_is_refused_in_words(whole: Any, models: Any, method: Any, form: Any) -> None:
+    parts = whole if isinstance(whole, dict) else {"parameters": whole}
+    content = parts | {"merge_method": method, "models": models} | form
+
+    with contextlib.suppress(MergeError):
+        recipe = load_recipe(yaml.safe_dump(content) + "\n")
+
+        assert recipe.problems() == []
+        assert load_recipe(recipe.to_yaml(Path())).settings() == recipe.settings()
+
+
+@settings(max_examples=300)
+@given(st.text() | st.text(alphabet="{}[]:-,&*!|>'\"#%@\\ \n\tab1", max_size=40))
+def test_any_text_is_a_recipe_or_is_refused_in_words(told: str) -> None:
+    with pytest.raises(MergeError):
+        load_recipe(told)

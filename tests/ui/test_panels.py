@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import shlex
 import threading
 import time
 from pathlib import Path
@@ -12,13 +14,19 @@ import torch
 
 from merging import MergeStopped
 from merging.checkpoint import open_checkpoint
+from merging.cli import main
 from merging.generate import Answer
 from merging.method import METHODS
+from merging.preflight import check
+from merging.publish import beside
 from merging.recipe import Recipe
+from merging.sizes import in_words
+from merging.workplace import Workplace
 from tests.conftest import Family, random_tensors, write_model
 from ui.errors import notice
+from ui.family import choices
 from ui.jobs import Job, announce, stop, stoppable
-from ui.merge_panel import recipe_of, run_merge
+from ui.merge_panel import estimate, recipe_of, run_merge
 from ui.models_panel import Selection, read_models
 from ui.sample_panel import cards, run_sample
 from ui.see_panel import (
@@ -60,6 +68,78 @@ def test_models_of_one_name_are_told_apart(family: Family, tmp_path: Path) -> No
     _, selection = read_models(str(base), [str(experts[0]), str(tmp_path / "elsewhere" / experts[0].name)])
 
     assert selection.names == (f"{experts[0].name} (1)", f"{experts[0].name} (2)")
+
+
+def refusal(base: Path, experts: list[Path]) -> str:
+    """What the merge has against these models."""
+    return "\n".join(check(Recipe("linear", base, tuple(experts))).problems)
+
+
+def test_a_model_is_refused_in_the_words_of_the_merge(family: Family, tmp_path: Path) -> None:
+    base, experts = family()
+    short = random_tensors(1)
+    short["model.norm.weight"] = short["model.norm.weight"][:-1].clone()
+    bad = [write_model(tmp_path / "short", short), tmp_path / "nowhere"]
+
+    table, selection = read_models(str(base), [str(path) for path in (*experts, *bad)])
+
+    assert selection.fitting == tuple(map(str, experts))
+    for path in bad:
+        words = refusal(base, [path]).removeprefix(f"{path.name}: ")
+        assert words
+        assert f'<span class="problem">{html.escape(words)}</span>' in table
+
+
+def test_an_expert_of_another_format_and_other_names_is_taken_and_noted(family: Family, tmp_path: Path) -> None:
+    base, _ = family()
+    wrapped = {f"module.{name}": tensor for name, tensor in random_tensors(1).items()}
+    torch.save(wrapped, tmp_path / "trained.pt")
+
+    table, selection = read_models(str(base), [str(tmp_path / "trained.pt")])
+
+    assert selection.fitting == (str(tmp_path / "trained.pt"),)
+    assert refusal(base, [tmp_path / "trained.pt"]) == ""
+    assert '<span class="note">`module.' in table
+    assert "problem" not in table
+
+
+def test_what_an_expert_lacks_and_has_alone_is_noted_beside_it(family: Family, tmp_path: Path) -> None:
+    base, experts = family()
+    tensors = random_tensors(1) | {"extra.weight": torch.ones(2)}
+    del tensors["model.norm.weight"]
+    odd = write_model(tmp_path / "odd", tensors)
+
+    table, selection = read_models(str(base), [str(experts[0]), str(odd)])
+
+    assert len(selection.fitting) == 2
+    assert "It lacks `model.norm.weight` of the base model" in table
+    assert "It has `extra.weight` that the base model lacks" in table
+
+
+def test_a_base_without_a_config_is_noted(family: Family) -> None:
+    base, experts = family()
+    (base / "config.json").unlink()
+
+    table, selection = read_models(str(base), [str(experts[0])])
+
+    assert selection.ready
+    assert "It has no config.json" in table
+
+
+def test_the_lists_offer_models_of_every_format_and_nothing_else(family: Family, tmp_path: Path) -> None:
+    folder = tmp_path / "offered"
+    write_model(folder / "plain", random_tensors(0))
+    write_model(folder / "sharded", random_tensors(0), shards=2)
+    write_model(folder / ".merge.part", random_tensors(0))
+    for place, name in (("pickled", "pytorch_model.bin"), ("left", "training_args.bin"), (".", "lone.pt")):
+        (folder / place).mkdir(exist_ok=True)
+        torch.save(random_tensors(0), folder / place / name)
+    (folder / "notes.txt").write_text("no model")
+
+    listed = [label for label, _ in choices(folder) if "(embedded)" not in label]
+
+    assert listed == ["lone.pt", "pickled", "plain", "sharded"]
+    assert [label for label, _ in choices(folder / "sharded")][-1] == "sharded"
 
 
 @pytest.mark.parametrize(("base", "words"), [("", "No base model is chosen"), ("/nowhere", "There is no file")])
@@ -153,6 +233,32 @@ def test_a_tensor_with_nan_is_a_hole_and_a_warning(family: Family, tmp_path: Pat
     assert "`model.norm.weight` holds NaN" in describe(selection)
     drawn, _, _ = draw_coefficients(selection, Recipe("ties", base, (Path("broken"),)), quick=False)
     assert drawn is not None
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_expert_that_lacks_a_tensor_has_an_empty_cell_that_says_so(family: Family, name: str) -> None:
+    base, experts = family()
+    tensors = random_tensors(1)
+    del tensors["model.norm.weight"]
+    write_model(experts[0], tensors)
+    selection = select(base, experts)
+
+    norms = draw_norms(selection, ABSOLUTE)
+    weights, _, _ = draw_coefficients(selection, Recipe(name, base, tuple(experts)), quick=False)
+    detail, histogram = show_tensor(selection, "model.norm.weight")
+
+    assert norms is not None
+    assert weights is not None
+    assert histogram is not None
+    for z, text in (
+        (norms.data[1].z[0][1], norms.data[1].text[0][1]),
+        (weights.data[0].z[-1][0], weights.data[0].text[-1][0]),
+    ):
+        assert z is None
+        assert text == "does not have this tensor"
+    assert weights.data[0].z[-1][1] is not None
+    assert "does not have this tensor" in detail
+    assert [line.name for line in histogram.data] == [experts[1].name]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -275,6 +381,76 @@ def test_a_merge_that_cannot_start_says_why(family: Family, output: str, words: 
 
     assert words in said[-1][0]
     assert said[-1][1] == ""
+
+
+def test_everything_that_is_in_the_way_of_a_merge_is_said(family: Family, tmp_path: Path) -> None:
+    base, experts = family()
+    recipe = Recipe("ties", base, (*experts, tmp_path / "nowhere"), values={"density": 7})
+
+    said = list(run_merge(recipe, str(base), "someone"))
+
+    assert said[-1][0].count("<li>") == 3
+    for words in ("Density ρ must be", "There is no file or folder", "nothing is ever overwritten"):
+        assert words in said[-1][0]
+
+
+def test_a_finished_merge_says_what_to_know_and_how_to_verify_it(family: Family, tmp_path: Path) -> None:
+    base, experts = family()
+    odd = {f"module.{name}": tensor for name, tensor in random_tensors(1).items()}
+    del odd["module.model.norm.weight"]
+    write_model(experts[0], odd)
+    out = tmp_path / "my <out>"
+
+    said = list(run_merge(Recipe("ties", base, tuple(experts)), str(out), "someone"))[-1][0]
+
+    assert f"{len(random_tensors(0))} tensors" in said
+    assert f"<pre>python -m merging verify {html.escape(shlex.quote(str(out)))}</pre>" in said
+    assert "1 tensor with another fate" in said
+    assert "merged without expert-1, which lacks it: <code>model.norm.weight</code>" in said
+    assert "<li>expert-1: `module.model.embed_tokens.weight` is read as" in said
+    assert main(["verify", str(out)]) == 0
+
+
+def test_a_stopped_merge_goes_on_when_it_is_asked_for_again(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, experts = family()
+    recipe, out, finish = Recipe("linear", base, tuple(experts)), tmp_path / "out", Workplace.finish
+
+    def stop_then(place: Workplace, name: str, checksum: str) -> None:
+        finish(place, name, checksum)
+        stop("someone", "merge")
+
+    monkeypatch.setattr(Workplace, "finish", stop_then)
+    said = list(run_merge(recipe, str(out), "someone"))[-1]
+    monkeypatch.undo()
+
+    assert f"Nothing is at {out}; merge again with the same settings to go on where this stopped." in said[0]
+    assert said[1] == ""
+    assert not out.exists()
+    assert beside(out).is_dir()
+    assert list(run_merge(recipe, str(out), "someone"))[-1][1] == str(out)
+    assert not beside(out).exists()
+
+
+def test_the_estimate_is_what_the_preflight_says(family: Family, tmp_path: Path) -> None:
+    base, experts = family()
+    recipe = Recipe("ties", base, tuple(experts))
+    written = sum(4 * tensor.numel() for tensor in random_tensors(0).values())
+
+    words = estimate(recipe, str(tmp_path / "out"))
+
+    assert f"Reads {in_words(3 * written)} and writes {in_words(written)}, with about " in words
+    assert "in about 1 s." in words
+    assert estimate(None, "out") == estimate(recipe, " ") == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_estimate_names_what_is_in_the_way(family: Family) -> None:
+    base, experts = family()
+    recipe = Recipe("ties", base, tuple(experts), values={"density": 7})
+
+    assert "And 1 more thing is in the way." in estimate(recipe, str(base))
 
 
 def test_a_merge_that_waits_can_be_stopped_before_it_runs(family: Family, tmp_path: Path) -> None:

@@ -52,6 +52,17 @@ def test_a_tensor_that_a_layer_lacks_and_one_that_is_not_finite_are_holes() -> N
     assert [list(row) for row in figure.data[0].z] == [[1.0, None], [3.0, None]]
 
 
+def test_a_hole_says_why_there_is_no_number() -> None:
+    table, gaps = [[1.0, math.nan], [math.nan, 0.125]], {(0, 1): "does not have this tensor"}
+
+    figure = norms_figure(("a", "b"), ("one", "two"), table, "norm", gaps)
+
+    assert [list(trace.text[0]) for trace in figure.data] == [
+        ["1 norm", "no number"],
+        ["does not have this tensor", "0.125 norm"],
+    ]
+
+
 def test_coefficients_have_a_row_per_tensor_and_a_gap_between_layers() -> None:
     names = llama(2)
 

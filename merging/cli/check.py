@@ -1,0 +1,45 @@
+"""`check`: what a merge will do, and all that stands in its way, from headers alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from merging.cli.words import counted, fates_in_words
+from merging.errors import MergeError
+from merging.recipe import load_recipe
+from merging.sizes import in_words
+
+if TYPE_CHECKING:
+    from merging.preflight import Preflight
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print what was found; a recipe that cannot be read is a finding, too."""
+    from merging.preflight import Preflight, check
+
+    given = {key: value for key, value in vars(options).items() if key in ("out", "memory", "workers")}
+    try:
+        found = check(load_recipe(options.recipe), **given)
+    except MergeError as error:
+        found = Preflight(problems=tuple(str(error).splitlines()))
+    print(json.dumps(_content(found), indent=2) if options.json else "\n".join(told(found)))
+    return 1 if found.problems else 0
+
+
+def _content(found: Preflight) -> dict[str, object]:
+    keys = ("problems", "warnings", "fates", "bytes_in", "bytes_out", "memory", "seconds")
+    return {"ok": not found.problems, **{key: getattr(found, key) for key in keys}}
+
+
+def told(found: Preflight) -> list[str]:
+    """The findings, line by line, problems first."""
+    head = f"{counted(len(found.problems), 'problem')}:" if found.problems else "Nothing stands in the way."
+    lines = [head, *(f"  {problem}" for problem in found.problems)]
+    lines += [f"Warning: {warning}" for warning in found.warnings]
+    if found.plan:
+        lines += [f"  {line}" for line in fates_in_words(found.fates)]
+        reads = f"It reads {in_words(found.bytes_in)} and writes {in_words(found.bytes_out)}"
+        lines += [f"{reads}, with about {in_words(found.memory)} of memory, in about {max(found.seconds, 1):.0f} s."]
+    return lines

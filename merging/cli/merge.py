@@ -1,0 +1,56 @@
+"""`merge`: run a recipe and say what was done."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from merging.cli.progress import progress, stoppable
+from merging.cli.words import fates_in_words, listed
+from merging.engine import Report, merge
+from merging.errors import MergeStopped
+from merging.header import read_json
+from merging.method import find_method
+from merging.recipe import Recipe, load_recipe
+from merging.sizes import in_words
+
+PASSED_ON = ("workers", "memory", "shard_size", "device", "hash_inputs", "fsync")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Merge, with a bar to watch and Ctrl-C to stop it."""
+    recipe = load_recipe(options.recipe)
+    given = {key: value for key, value in vars(options).items() if key in PASSED_ON}
+    try:
+        with stoppable() as stop, progress(options.quiet) as on_step:
+            report = merge(recipe, options.out, on_step=on_step, stop=stop, **given)
+    except (MergeStopped, KeyboardInterrupt):
+        words = f"Stopped. Nothing was written to {options.out}."
+        print(f"{words} The same command goes on where this one stopped.", file=sys.stderr)
+        return 130
+    if not options.quiet:
+        print("\n".join(told(recipe, report)))
+    return 0
+
+
+def told(recipe: Recipe, report: Report) -> list[str]:
+    """The report, line by line."""
+    experts = listed([path.resolve().name for path in recipe.experts])
+    base = f" into {recipe.base.resolve().name}" if recipe.base else ""
+    return [
+        f"Merged {experts}{base} by {find_method(recipe.method).title}.",
+        *(f"  {line}" for line in fates_in_words(report.fates)),
+        *(f"Warning: {warning}" for warning in report.warnings),
+        f"Wrote {in_words(report.bytes)} to {report.out} in {report.seconds:.1f} s.",
+        f"Load it: {_loading(report.out)}",
+    ]
+
+
+def _loading(out: Path) -> str:
+    """The line of Python that loads the result, as far as its config tells."""
+    config = out / "config.json"
+    if not config.is_file():
+        return f'safetensors.torch.load_file("{(out / "model.safetensors").as_posix()}")'
+    kind = str(read_json(config).get("architectures", ""))
+    return f'transformers.AutoModel{"ForCausalLM" if "ForCausalLM" in kind else ""}.from_pretrained("{out.as_posix()}")'

@@ -1,0 +1,96 @@
+"""One thread per core, each taking the next piece of work from a shared list: reading, computing and writing it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeVar
+
+from merging.errors import MergeStopped
+from merging.lazy import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Item = TypeVar("Item")
+
+
+class Crew:
+    """Workers who share the pieces of one job at a time. With one worker, the work is done where it is asked for."""
+
+    def __init__(self, workers: int = 1, stop: threading.Event | None = None) -> None:
+        self.workers, self.stop = workers, stop
+        self.pool = ThreadPoolExecutor(workers, "merge", _one_thread_each) if workers > 1 else None
+
+    @property
+    def alone(self) -> Crew:
+        """The same for work that is itself a piece of this crew's work."""
+        return Crew(1, self.stop)
+
+    def run(self, work: Callable[[Item], None], pieces: Iterable[Item]) -> None:
+        """Do the work on every piece, in any order; the first error ends it and is raised here."""
+        shared = _Shared(pieces, self.stop)
+        if self.pool is None:
+            shared.drain(work)
+        else:
+            tasks = [self.pool.submit(shared.drain, work) for _ in range(self.workers)]
+            try:
+                for task in tasks:
+                    task.exception()  # waits; an interrupt from the keyboard arrives here
+            finally:
+                shared.end()
+                for task in tasks:
+                    task.exception()
+        if shared.error:
+            raise shared.error
+        if self.stop and self.stop.is_set():
+            raise MergeStopped("Stopped. Nothing was written.")
+
+    def close(self) -> None:
+        if self.pool:
+            self.pool.shutdown()
+
+
+class _Shared:
+    """Pieces of work that several threads take from."""
+
+    def __init__(self, pieces: Iterable[Item], stop: threading.Event | None) -> None:
+        self.pieces, self.stop = iter(pieces), stop
+        self.lock = threading.Lock()
+        self.over = False
+        self.error: BaseException | None = None
+
+    def end(self) -> None:
+        self.over = True
+
+    def drain(self, work: Callable[[Item], None]) -> None:
+        nothing = object()
+        while not self.over and not (self.stop and self.stop.is_set()):
+            try:
+                with self.lock:
+                    piece = next(self.pieces, nothing)
+                if piece is nothing:
+                    return
+                work(piece)  # type: ignore[arg-type]
+            except BaseException as error:  # raised again where the work was asked for
+                self.error = self.error or error
+                self.end()
+
+
+def _one_thread_each() -> None:
+    torch.set_num_threads(1)  # the crew is as large as the machine: more threads would only wait for each other
+
+
+@contextmanager
+def crew(workers: int, stop: threading.Event | None) -> Iterator[Crew]:
+    """A crew that goes home at the end, and leaves torch its threads."""
+    threads = torch.get_num_threads()
+    _one_thread_each()
+    members = Crew(workers, stop)
+    try:
+        yield members
+    finally:
+        members.close()
+        torch.set_num_threads(threads)

@@ -1,0 +1,186 @@
+"""What methods look at: one tensor of all models, in runs of entries, and passes over many of them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from merging import kernels
+from merging.crew import Crew
+from merging.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TILE = 1 << 17  # entries whose sum is taken at once; all sums add these tiles in order, whatever the chunks
+FEW = 1 << 16  # numbers that are quicker sorted than counted
+Bits = np.ndarray[Any, Any]
+
+
+class Group:
+    """One tensor of the base model and the same of the experts, or a run of entries of it.
+
+    It holds stored bits, (1 + experts, entries), the base first: bfloat16 as uint16, float32 as uint32. `base`,
+    `experts` and `tau` are float32 tensors that are made of them when they are asked for.
+    """
+
+    def __init__(self, name: str, base: Tensor, experts: Tensor, start: int = 0, matrix: bool = True) -> None:
+        rows = torch.cat([base.reshape(1, -1).float(), experts.reshape(len(experts), -1).float()]).contiguous()
+        self._fill(name, rows.numpy().view(np.uint32), start, matrix, tuple(base.shape))
+
+    def _fill(self, name: str, bits: Bits, start: int, matrix: bool, shape: tuple[int, ...]) -> None:
+        self.name, self.bits, self.start, self.matrix = name, bits, start, matrix  # start: in the tensor, laid flat
+        self.shape = shape
+        self.which = tuple(range(len(bits) - 1))  # of the recipe's experts, where not all of them have the tensor
+        self.weight: Any = None  # (experts), where the experts are weighed
+        self.device = "cpu"
+
+    @classmethod
+    def of_bits(cls, name: str, bits: Bits, start: int = 0, matrix: bool = True) -> Group:
+        """A run of a tensor's entries, laid flat, as they are stored."""
+        group = cls.__new__(cls)
+        group._fill(name, bits, start, matrix, (bits.shape[1],))
+        return group
+
+    @property
+    def size(self) -> int:
+        """The number of entries."""
+        return int(self.bits.shape[1])
+
+    @property
+    def fused(self) -> bool:
+        """Whether kernels can be used on it."""
+        return self.device == "cpu" and kernels.usable()
+
+    @cached_property
+    def base(self) -> Tensor:
+        """The base model's entries, (*shape)."""
+        return self._lifted(self.bits[0]).reshape(self.shape)
+
+    @cached_property
+    def experts(self) -> Tensor:
+        """The experts' entries, (experts, *shape)."""
+        return self._lifted(self.bits[1:]).reshape(len(self.bits) - 1, *self.shape)
+
+    @property
+    def tau(self) -> Tensor:
+        """The task vectors, (experts, *shape)."""
+        return self.experts - self.base
+
+    def _lifted(self, bits: Bits) -> Tensor:
+        signed = np.int16 if bits.itemsize == 2 else np.int32
+        dtype = torch.bfloat16 if bits.itemsize == 2 else torch.float32
+        return torch.from_numpy(bits.view(signed)).view(dtype).to(self.device).float()
+
+    def cut(self, start: int, stop: int) -> Group:
+        """Some of its entries, laid flat."""
+        bits = np.ascontiguousarray(self.bits[:, start:stop])
+        return self._alike(Group.of_bits(self.name, bits, self.start + start, self.matrix))
+
+    def weighed(self, weight: Tensor) -> Group:
+        """The same entries, with other weights."""
+        group = self._alike(Group.of_bits(self.name, self.bits, self.start, self.matrix))
+        group.shape, group.weight = self.shape, weight
+        return group
+
+    def _alike(self, group: Group) -> Group:
+        group.which, group.weight, group.device = self.which, self.weight, self.device
+        return group
+
+    def tiles(self) -> Iterable[Group]:
+        """The runs of entries over which sums are taken."""
+        if self.size <= TILE:
+            return [self]
+        return (self.cut(start, min(start + TILE, self.size)) for start in range(0, self.size, TILE))
+
+
+class Groups:
+    """What a survey goes over, as often as it likes: pieces that are read when their turn comes, by a crew."""
+
+    def __init__(
+        self,
+        pieces: Sequence[Any],
+        read: Callable[[Any], Group],
+        sizes: Sequence[int],
+        crew: Crew | None = None,
+        cut: Callable[[Any, int], Any] | None = None,
+    ) -> None:
+        self.pieces, self.read = pieces, read
+        self.sizes = sizes  # the number of entries of each expert
+        self.few = max(sizes) <= FEW  # whether all of them may be held in memory
+        self.cut = cut  # the piece that is the beginning of a piece
+        self.crew = crew or Crew()
+
+    @staticmethod
+    def of(groups: Sequence[Group]) -> Groups:
+        """Groups that are in memory."""
+        size = sum(group.size for group in groups)
+        return Groups(groups, lambda group: group, [size] * len(groups[0].which), cut=lambda group, n: group.cut(0, n))
+
+    def each(self, visit: Callable[[int, Group], None]) -> None:
+        """One pass: show every piece, and its number, to `visit`, several at a time."""
+        self.crew.run(lambda piece: visit(piece[0], self.read(piece[1])), enumerate(self.pieces))
+
+    def sum(self, measure: Callable[[Group], Tensor]) -> Tensor:
+        """The sum of a measure of shape (experts, ...) or () over all entries, always added in the same order."""
+        first = np.cumsum([0, *(-(-piece.size // TILE) for piece in self.pieces)])  # the number of each piece's tile
+        sums: list[Tensor] = []  # one tensor with a row for every tile
+        lock = threading.Lock()
+
+        def visit(number: int, group: Group) -> None:
+            for row, tile in enumerate(group.tiles(), int(first[number])):
+                values = self._of_all(measure(tile), group.which)
+                with lock:
+                    if not sums:
+                        sums.append(values.new_zeros(int(first[-1]), *values.shape))
+                sums[0][row] = values
+
+        self.each(visit)
+        return torch.from_numpy(np.add.accumulate(sums[0].numpy(), axis=0)[-1:]).squeeze(0)
+
+    def fold(self, begin: Callable[[], Any], add: Callable[[Group, Any], None]) -> list[Any]:
+        """What each worker has made of the pieces it was shown, beginning with `begin`."""
+        made: dict[int, Any] = {}
+
+        def visit(_: int, group: Group) -> None:
+            worker = threading.get_ident()
+            if worker not in made:
+                made[worker] = begin()
+            add(group, made[worker])
+
+        self.each(visit)
+        return list(made.values())
+
+    def sample(self, measure: Callable[[Group], Any], runs: int, length: int) -> list[Any]:
+        """The measure of the beginnings of some pieces, evenly spread, in their order; none where there are too few."""
+        cut, step = self.cut, len(self.pieces) // runs
+        if cut is None or not step:
+            return []
+        chosen, found = self.pieces[::step], {}
+
+        def look(number: int) -> None:
+            found[number] = measure(self.read(cut(chosen[number], length)))
+
+        self.crew.run(look, range(len(chosen)))
+        return [found[number] for number in sorted(found)]
+
+    def _of_all(self, values: Tensor, which: tuple[int, ...]) -> Tensor:
+        """Values of some experts in the place of each, with 0 for the others."""
+        if values.ndim == 0 or len(which) == len(self.sizes):
+            return values
+        everyone = values.new_zeros(len(self.sizes), *values.shape[1:])
+        everyone[list(which)] = values
+        return everyone
+
+
+def of_some(survey: Any, which: tuple[int, ...], device: str = "cpu") -> Any:
+    """What a survey says of some experts: its first axis is that of all experts, or it has none."""
+    if isinstance(survey, torch.Tensor):
+        return (survey[list(which)] if survey.ndim else survey).to(device)
+    if isinstance(survey, tuple):
+        return type(survey)(*(of_some(part, which, device) for part in survey))
+    return survey

@@ -1,0 +1,75 @@
+"""Merging tensors that are in memory: for the screen's what-if, for tests and for notebooks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from merging.chunks import writer
+from merging.errors import MergeError
+from merging.groups import Group, Groups, of_some
+from merging.lazy import torch
+from merging.method import Method, Outcome
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def outcomes(method: Method, values: dict[str, Any], model: dict[str, list[Group]]) -> Iterator[tuple[Group, Outcome]]:
+    """How each chunk of the model is merged, tensor by tensor, after the method's survey of the scope.
+
+    `model` holds the chunks of each tensor, of the experts that have it; `values` are by argument name and for all
+    experts, missing ones have their defaults.
+    """
+    for group, survey, known in _surveyed(method, values, model):
+        yield group, method.outcome(group, survey, known)
+
+
+def of_experts(method: Method, values: dict[str, Any], which: Sequence[int]) -> dict[str, Any]:
+    """The values of some of the experts, where each has its own."""
+    own = {"weight", *(param.name for param in method.params.values() if param.per_expert or param.by_expert)}
+    some = {name: [value[index] for index in which] if name in own else value for name, value in values.items()}
+    return {**method.filled(some, len(which)), "weight": values["weight"][list(which)]}
+
+
+def _surveyed(
+    method: Method, values: dict[str, Any], model: dict[str, list[Group]]
+) -> Iterator[tuple[Group, Any, dict[str, Any]]]:
+    """Every chunk with what the survey says of its experts, and their values."""
+    experts = 1 + max(max(chunks[0].which) for chunks in model.values())
+    values = method.filled(values, experts)
+    known = [of_experts(method, values, chunks[0].which) for chunks in model.values()]
+    tensors = [
+        [group.weighed(some["weight"]) for group in chunks] for some, chunks in zip(known, model.values(), strict=True)
+    ]
+    tensorwise = values.get("scope") == "tensor"
+    whole = None if tensorwise else _look(method, list(chain.from_iterable(tensors)), experts, values)
+    for some, chunks in zip(known, tensors, strict=True):
+        survey = _look(method, [_alone(group) for group in chunks], len(chunks[0].which), some) if tensorwise else None
+        for group in chunks:
+            yield group, survey if tensorwise else of_some(whole, group.which), some
+
+
+def _look(method: Method, groups: list[Group], experts: int, values: dict[str, Any]) -> Any:
+    sizes = [sum(group.size for group in groups if index in group.which) for index in range(experts)]
+    return method.look(Groups(groups, lambda group: group, sizes, cut=lambda group, n: group.cut(0, n)), values)
+
+
+def _alone(group: Group) -> Group:
+    """The group with its experts numbered as if there were no others."""
+    alone = group.weighed(group.weight)
+    alone.which = tuple(range(len(group.which)))
+    return alone
+
+
+def merge_groups(method: Method, groups: list[Group], **values: Any) -> Iterator[tuple[str, Tensor]]:
+    """Merge tensors as a merge of models would, in float32; values by argument name and not by recipe key."""
+    shapes = {group.name: group.shape for group in groups}
+    for group, survey, known in _surveyed(method, values, {group.name: [group.cut(0, group.size)] for group in groups}):
+        alone, out = _alone(group), np.empty(group.size, np.uint32)  # its survey is of its own experts alone
+        if not writer(method, survey, known, alone)(alone, out):
+            raise MergeError(f"`{group.name}` holds NaN or infinity, or its merge would.")
+        yield group.name, torch.from_numpy(out.view(np.float32)).reshape(shapes[group.name])

@@ -1,0 +1,79 @@
+"""How far a merge is, counted while its chunks go by."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from merging.plan import Plan
+from merging.stream import Span
+
+
+@dataclass(frozen=True)
+class Step:
+    """How far a merge is, in visits to a tensor: a survey visits every tensor once in each of its passes."""
+
+    done: int
+    total: int
+    name: str
+    bytes_done: int
+    bytes_total: int
+    stage: str
+
+
+class Progress:
+    """Counts the chunks that are read, by any thread, and tells of each before it is."""
+
+    def __init__(self, work: Plan, passes: dict[str, int], on_step: Callable[[Step], None] | None) -> None:
+        self.passes, self.on_step = passes, on_step  # of the survey over each tensor
+        self.entries = {name: work.base.entries[name].size for name in passes}
+        self.bytes = {name: work.base.entries[name].bytes * (1 + len(work.merged[name])) for name in passes}
+        self.total = sum(count + 1 for count in passes.values())
+        self.bytes_total = sum((count + 1) * self.bytes[name] for name, count in passes.items())
+        self.read = dict.fromkeys(passes, 0)
+        self.done = self.bytes_done = 0
+        self.lock = threading.Lock()
+
+    def watch(self, span: Span) -> None:
+        """A chunk is about to be read."""
+        with self.lock:
+            size, before = self.entries[span.name], self.read[span.name]
+            self._tell(span.name, "Surveying" if before // size < self.passes[span.name] else "Merging")
+            self.read[span.name] = now = before + span.stop - span.start
+            self.done += now // size - before // size
+            self.bytes_done += (span.stop - span.start) * self.bytes[span.name] // size
+
+    def skip(self, name: str, visits: int = 1) -> None:
+        """A tensor is left out, since an earlier run has finished it."""
+        with self.lock:
+            self.done += visits
+            self.bytes_done += visits * self.bytes[name]
+
+    def finish(self) -> None:
+        """All is done."""
+        self.done, self.bytes_done = self.total, self.bytes_total
+        self._tell("", "Done")
+
+    def _tell(self, name: str, stage: str) -> None:
+        if self.on_step:
+            done, read = min(self.done, self.total), min(self.bytes_done, self.bytes_total)
+            self.on_step(Step(done, self.total, name, read, self.bytes_total, stage))
+
+
+class Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.started = self.last = time.perf_counter()
+        self.laps: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.laps[stage] = self.laps.get(stage, 0.0) + now - self.last
+        self.last = now
+
+    @property
+    def total(self) -> float:
+        return time.perf_counter() - self.started

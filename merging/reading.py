@@ -1,0 +1,108 @@
+"""Recipes as they are read: from a file, a merged model or text, in our format or in mergekit's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from merging import mergekit
+from merging.document import found, parsed
+from merging.errors import MergeError
+from merging.method import METHODS
+from merging.notes import Notes
+from merging.references import DONORS, donor, under
+from merging.rules import folded, misshapen
+from merging.writing import FORMAT
+
+KEYS = ["mergescope", "merge_method", "base_model", "models", "parameters", "seed", "dtype", "out_dtype"]
+KEYS += ["tokenizer_source", "tokenizer", "chat_template", "extra_tensors"]
+DTYPES = ["float32", "float16", "bfloat16"]
+UNREAD = Path("?")  # stands for a path that could not be read, until all that is wrong is said
+
+
+def read(source: str | Path, notes: Notes) -> dict[str, Any]:
+    """The fields of the Recipe that stands in a file, a merged folder or weights file, or a text."""
+    text, folder = found(source)
+    content = parsed(text)
+    if not isinstance(content, dict):
+        hint = "Correct the recipe." if "\n" in text else "If it is meant to be a file, its name ends in .yaml."
+        raise MergeError(f"The recipe must be keys with values, but it is {type(content).__name__}. {hint}")
+    if mergekit.wrote(content):
+        content, folder = mergekit.translated(content, folder, notes), Path()
+    return _fields(content, folder, notes)
+
+
+def _fields(content: dict[Any, Any], folder: Path, notes: Notes) -> dict[str, Any]:
+    """The fields that a recipe in our format stands for; what is left out, or empty, has the Recipe's default."""
+    notes.only(KEYS, content, "A recipe")
+    form = content.get("mergescope")
+    if form is None:
+        notes.warnings.append("mergekit has no such method, so this is read as our recipe. Add `mergescope: 1` to it.")
+    elif form != FORMAT or isinstance(form, bool):
+        notes.problems.append(f"The recipe is of format {form}, and only {FORMAT} is known. Update Mergescope.")
+    method, base = notes.text(content, "merge_method"), content.get("base_model")
+    shared = dict(notes.mapping(content.get("parameters"), "`parameters`"))
+    weight = shared.pop("weight", None) if method in METHODS and "weight" in METHODS[method].params else None
+    models = notes.listed(content, "models", "expert")
+    own = tuple(dict(notes.mapping(model.get("parameters"), "`parameters`")) for model in models)
+    fields = {
+        "method": method,
+        "base": None if base is None else notes.tried(under, folder, base) or UNREAD,
+        "experts": tuple(_expert(model, folder, notes) for model in models),
+        "weights": tuple(_weight(mine, weight) for mine in own),  # takes it out of `own`
+        "own": own if any(own) else None,
+        "values": shared,
+        "dtype": _arithmetic(content.get("dtype"), notes),
+        "out_dtype": _dtype(content.get("out_dtype")),
+        "tokenizer_source": _donor(content, folder, notes),
+        **{key: content.get(key) for key in ("seed", "chat_template", "extra_tensors")},
+    }
+    return {name: value for name, value in fields.items() if value is not None or name == "base"}
+
+
+def _expert(model: dict[Any, Any], folder: Path, notes: Notes) -> Path:
+    notes.only(["model", "parameters"], model, "A model")
+    if model.get("model") is None:
+        notes.problems.append("The recipe has no `model` for one of its `models`. Add it, as a text.")
+        return UNREAD
+    return notes.tried(under, folder, model["model"]) or UNREAD
+
+
+def _weight(own: dict[Any, Any], shared: Any) -> Any:
+    """An expert's weight, taken out of its own values; where it says nothing of a tensor, the shared one counts."""
+    if "weight" not in own:
+        return 1.0 if shared is None else shared
+    weight = own.pop("weight")
+    if shared is None or misshapen("", weight) or misshapen("", shared):
+        return weight
+    return folded(weight, shared)
+
+
+def _arithmetic(told: Any, notes: Notes) -> Any:
+    dtype = _dtype(told)
+    if dtype in DTYPES and dtype != "float32":
+        notes.warnings.append(f"`dtype: {told}` would be coarser arithmetic than ours, which is float32 throughout.")
+        return "float32"
+    return dtype
+
+
+def _dtype(told: Any) -> Any:
+    return told.removeprefix("torch.") if isinstance(told, str) else told
+
+
+def _donor(content: dict[Any, Any], folder: Path, notes: Notes) -> str:
+    """Whose tokenizer the result has: `tokenizer_source`, or `source` under `tokenizer`."""
+    told = content.get("tokenizer_source")
+    if (tokenizer := content.get("tokenizer")) is not None:
+        if told is not None:
+            notes.problems.append("`tokenizer_source` and `tokenizer` say the same thing. Leave one out.")
+        block = notes.mapping(tokenizer, "`tokenizer`")
+        for key in block.keys() & {"tokens", "pad_to_multiple_of"}:
+            if block[key]:
+                notes.problems.append(f"`{key}` of `tokenizer` is not done here. Leave it out.")
+        notes.only(["source", "tokens", "pad_to_multiple_of"], block, "`tokenizer`")
+        told = block.get("source", "union")
+    if told is None or told in DONORS:
+        return told or ""
+    path = notes.tried(under, folder, told)
+    return donor(str(path)) if path else ""

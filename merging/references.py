@@ -1,0 +1,104 @@
+"""How recipes name models: a path, from the recipe's folder or, in mergekit's, the working one, or a Hub name."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from merging.errors import MergeError
+from merging.params import nearest
+
+HUB_NAME = re.compile(r"(?!.*\.safetensors$)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+DONORS = ("base", "union")  # what `tokenizer_source` may say beside a model's path
+KEYS = ["model", "path", "revision", "lora", "override_architecture"]
+
+
+def under(folder: Path, told: Any) -> Path:
+    """The path that a recipe of ours names: a text, or a mapping with `path`."""
+    return _under(folder, _parts(told)[0])
+
+
+def resolved(folder: Path, told: Any, base: Path | None) -> Path:
+    """The path that a recipe of mergekit's names, `path[@revision][+lora]` or a mapping.
+
+    What is there as it is written wins. An adapter is a model of its own here, so `base+lora` is the adapter's path.
+    """
+    path, lora = _parts(told)
+    if not lora and not _there(folder, path):
+        path, lora = _split(folder, path)
+    model = _there(folder, path)
+    if not lora:
+        return model or (Path(path) if HUB_NAME.fullmatch(path) else _under(folder, path))
+    adapter = _there(folder, lora)
+    if not adapter or not base or model != base:
+        raise MergeError(
+            f"`{path}+{lora}` puts an adapter on a model. That can be done with an adapter on this disk and the "
+            "recipe's base model; merge others into their model first."
+        )
+    return adapter
+
+
+def relative(path: Path, folder: Path) -> str:
+    """The path as it is written into a recipe in that folder."""
+    try:
+        return Path(os.path.relpath(path.expanduser().resolve(), folder.resolve())).as_posix()
+    except ValueError:  # on another drive, where Windows knows no relative path
+        return str(path.expanduser().resolve())
+
+
+def donor(path: str) -> str:
+    """The path of a tokenizer's model, told apart from the words that mean something else there."""
+    return f"./{path}" if path in DONORS else path
+
+
+def _parts(told: Any) -> tuple[str, str]:
+    """The path and the adapter's path that a reference names, as a text or as mergekit's mapping."""
+    if isinstance(told, str):
+        return _path(told), ""
+    if not isinstance(told, dict):
+        raise MergeError(f"A model is named by a text, but here it is {told!r}. Write the path of its folder.")
+    for key in told:
+        if key not in KEYS:
+            raise MergeError(f"The model {told!r} has no key `{key}`. {nearest(str(key), KEYS)}")
+    if told.get("override_architecture") is not None:
+        raise MergeError("`override_architecture` is not needed: tensors are matched by name. Leave it out.")
+    if told.get("revision") is not None:
+        raise MergeError(f"The model {told!r} asks for a revision, and a folder has none. Name that revision's folder.")
+    path, adapter = _parts(told["model"] if "model" in told else told.get("path"))
+    lora, below = _parts(told["lora"]) if told.get("lora") is not None else (adapter, "")
+    if below or (adapter and lora != adapter):
+        raise MergeError(f"The model {told!r} has an adapter on an adapter. Merge one of them into its model first.")
+    return path, lora
+
+
+def _path(told: str) -> str:
+    try:
+        told.encode()
+        Path(told).expanduser()
+    except (ValueError, RuntimeError) as error:
+        raise MergeError(f"{told!r} cannot be a path ({error}). Correct it.") from error
+    if not told or "\0" in told:
+        raise MergeError(f"{told!r} cannot be a path. Write the path of a model's folder.")
+    return told
+
+
+def _under(folder: Path, path: str) -> Path:
+    return Path(path) if path.startswith("~") else folder / path
+
+
+def _there(folder: Path, path: str) -> Path | None:
+    """The path from the recipe's folder, or from the working one; None where there is nothing."""
+    places = (_under(folder, path), Path(path))
+    return next((place for place in places if os.path.exists(place.expanduser())), None)
+
+
+def _split(folder: Path, told: str) -> tuple[str, str]:
+    """A text that is no path, parted where mergekit would: at a `+` before an adapter; a revision is refused."""
+    halves = [(told[:at], told[at + 1 :]) for at, letter in enumerate(told) if letter == "+"]
+    here = [(model, lora) for model, lora in halves if model and _there(folder, model)]
+    model, lora = (here or halves or [(told, "")])[0]
+    if "@" in (model + lora) and not (here and _there(folder, lora)):
+        raise MergeError(f"`{told}` is no path here, and asks for a revision. Download that, and name its folder.")
+    return model, lora

@@ -1,0 +1,151 @@
+"""One merge at work: what is read, how it is merged, where it goes, and what an earlier run has left of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from merging import kernels
+from merging.checkpoint import Checkpoint
+from merging.chunks import Writer, writer
+from merging.crew import Crew
+from merging.errors import MergeError
+from merging.header import Entry, dtype_of
+from merging.lazy import torch
+from merging.output import Output, stored_checksum
+from merging.passes import all_passes, tensorwise, values_of
+from merging.plan import Plan
+from merging.progress import Clock, Progress, Step
+from merging.ranking import NotFiniteError
+from merging.settings import Settings, depths
+from merging.stream import Span, Stream, spans
+from merging.workplace import Workplace
+
+LARGE = 16  # a tensor of more chunks than this is shared by all workers; the others are given to one worker each
+
+
+class Run:
+    """One merge: what is read, how it is merged, and where it goes."""
+
+    def __init__(
+        self,
+        work: Plan,
+        settings: Settings,
+        team: Crew,
+        chunk: int,
+        device: str,
+        output: Output,
+        made_in: Workplace,
+        on_step: Callable[[Step], None] | None,
+    ) -> None:
+        self.work, self.settings, self.method, self.crew = work, settings, settings.method, team
+        self.output, self.made_in = output, made_in
+        self.tensorwise = tensorwise(settings)
+        self.stream = Stream(work, team, chunk, self.method.needs_base, self.tensorwise, device)
+        self.depths = depths(work.merged)
+        self.stream.weights = {name: self._values(name)["weight"] for name in work.merged}
+        self.left = [name for name in work.merged if not self._intact(name)]
+        self.progress = Progress(work, all_passes(work, settings), on_step)
+        for name in set(work.merged) - set(self.left):
+            self.progress.skip(name, 1 + (self.progress.passes[name] if self.tensorwise else 0))
+        self.stream.watch = self.progress.watch
+
+    def _intact(self, name: str) -> bool:
+        """Whether an earlier run finished the tensor, and it is still what it was."""
+        known = self.made_in.finished.get(name)
+        return known is not None and known == stored_checksum(self.output.placed[name])
+
+    def _values(self, name: str) -> dict[str, Any]:
+        return values_of(self.work, self.settings, name, self.depths[name])
+
+    def all(self, clock: Clock) -> None:
+        """Copy what is copied, survey, and merge, but for what an earlier run has finished."""
+        copied = [name for name in self.output.placed if name not in self.work.merged]
+        self.crew.run(self._copy, [name for name in copied if not self._intact(name)])
+        clock.lap("copy")
+        if not self.tensorwise:
+            survey = self.method.look(self.stream.model(list(self.work.merged)), self._of_all()) if self.left else None
+            clock.lap("survey")
+            self._merge([(name, survey) for name in self.left], self.crew)
+        else:
+            large = [name for name in self.left if len(self.stream.spans(name)) > LARGE]
+            for name in large:
+                self._merge([(name, self._survey(name, self.crew))], self.crew)
+            alone = self.crew.alone
+            self.crew.run(
+                lambda name: self._merge([(name, self._survey(name, alone))], alone),
+                [name for name in self.left if name not in large],
+            )
+        clock.lap("merge")
+
+    def _of_all(self) -> dict[str, Any]:
+        """What a survey of the whole model is given, which is the same for all tensors, and for all experts."""
+        return self.method.filled(self.settings.fixed, len(self.work.experts))
+
+    def _survey(self, name: str, team: Crew) -> Any:
+        return self.method.look(self.stream.tensor(name, team), self._values(name))
+
+    def _merge(self, jobs: list[tuple[str, Any]], team: Crew) -> None:
+        """Merge tensors, each by its survey, chunk by chunk."""
+
+        def pieces() -> Iterator[tuple[Span, Writer]]:
+            for name, survey in jobs:
+                write = writer(self.method, survey, self._values(name), self.stream.empty(name))
+                yield from ((span, write) for span in self.stream.spans(name))
+
+        team.run(self._merge_chunk, pieces())
+
+    def _merge_chunk(self, piece: tuple[Span, Writer]) -> None:
+        span, write = piece
+        group, entry = self.stream.read(span), self.output.placed[span.name]
+        out = kernels.scratch("out", (1, group.size), np.uint16 if entry.dtype == "BF16" else np.uint32)[0]
+        if not write(group, out):
+            raise NotFiniteError(span.name)
+        self._put(span.name, span.start, out if entry.dtype in ("BF16", "F32") else _converted(out, entry))
+
+    def _copy(self, name: str) -> None:
+        """A tensor that is not merged, from the base or from the expert that has it."""
+        kept = self.work.kept.get(name)
+        model = self.work.base if kept is None else self.work.experts[kept]
+        entry = self.output.placed[name]
+        for span in spans(name, entry.size, self.stream.chunk):
+            values = model.read(name, span.start, span.stop).to(dtype_of(entry))
+            if entry.floating and not values.isfinite().all():
+                raise NotFiniteError(name)
+            self._put(name, span.start, values.contiguous().view(torch.uint8).numpy())
+        if not entry.size:
+            self.made_in.finish(name, self.output.checksum(name))
+
+    def _put(self, name: str, start: int, values: Any) -> None:
+        if self.output.write(name, start, values):
+            self.made_in.finish(name, self.output.checksum(name))
+
+    def blame(self, name: str) -> MergeError:
+        """What to say when a number of that tensor, or of any, turned out not to be finite: which one it is."""
+        for suspect in [name] if name else self.work.merged:
+            for model in self._read(suspect):
+                for span in spans(suspect, self.output.placed[suspect].size, self.stream.chunk):
+                    if not model.read(suspect, span.start, span.stop).float().isfinite().all():
+                        words = f"`{suspect}` of {model.name} holds NaN or infinity."
+                        return MergeError(f"{words} A merge would spread it; choose another model.")
+        if not name:
+            return MergeError("Some expert is too far from the base for float32. Were they fine-tuned from this base?")
+        return MergeError(f"The merged `{name}` is too large for {self.output.placed[name].dtype}. Lower the scaling.")
+
+    def _read(self, name: str) -> list[Checkpoint]:
+        """The models that a merge of the tensor reads."""
+        if name not in self.work.merged:
+            kept = self.work.kept.get(name)
+            return [self.work.base if kept is None else self.work.experts[kept]]
+        experts = [self.work.experts[index] for index in self.work.merged[name]]
+        return [self.work.base, *experts] if self.method.needs_base else experts
+
+
+def _converted(out: Any, entry: Entry) -> Any:
+    """float32 in another dtype of the result; NotFiniteError when it does not fit."""
+    values = torch.from_numpy(out.view(np.float32)).to(dtype_of(entry))
+    if not values.isfinite().all():
+        raise NotFiniteError(entry.name)
+    return values.view(torch.uint8).numpy()

@@ -1,0 +1,376 @@
+"""The command line: what it prints, where, and with which exit code."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from inspect import signature
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from merging.cli import main
+from merging.cli import merge as merge_command
+from merging.cli.progress import stoppable
+from merging.engine import Step, merge
+from merging.method import METHODS
+from merging.recipe import Recipe, load_recipe
+from tests.conftest import Family, random_tensors, write_model
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ["merge", "check", "inspect", "verify", "methods"]
+needs_verify = pytest.mark.skipif(not find_spec("merging.verify"), reason="there is no merging.verify yet")
+needs_preflight = pytest.mark.skipif(not find_spec("merging.preflight"), reason="there is no merging.preflight yet")
+Out = pytest.CaptureFixture[str]
+
+
+def needs(*arguments: str) -> pytest.MarkDecorator:
+    missing = sorted(set(arguments) - set(signature(merge).parameters))
+    return pytest.mark.skipif(bool(missing), reason=f"merge() does not take {', '.join(missing)} yet")
+
+
+@pytest.fixture
+def recipe(family: Family, tmp_path: Path) -> Path:
+    """A recipe of two small experts."""
+    family(2)
+    models = [{"model": "expert-1"}, {"model": "expert-2"}]
+    content = {"mergescope": 1, "merge_method": "ties", "base_model": "base", "models": models}
+    file = tmp_path / "recipe.yaml"
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def alone(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a process of its own."""
+    return subprocess.run([sys.executable, "-m", "merging", *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_merging_writes_a_model_and_tells_of_it(recipe: Path, tmp_path: Path, capsys: Out) -> None:
+    out = tmp_path / "out"
+
+    code = main(["merge", str(recipe), str(out)])
+
+    told, wrong = capsys.readouterr()
+    assert (code, wrong) == (0, "")
+    assert "Merged expert-1 and expert-2 into base by TIES-Merging." in told
+    assert "4 tensors merged" in told
+    assert f'AutoModelForCausalLM.from_pretrained("{out.as_posix()}")' in told
+    merge(load_recipe(recipe), tmp_path / "again")
+    assert (out / "model.safetensors").read_bytes() == (tmp_path / "again" / "model.safetensors").read_bytes()
+
+
+def test_a_quiet_merge_says_nothing(recipe: Path, tmp_path: Path, capsys: Out) -> None:
+    assert main(["merge", str(recipe), str(tmp_path / "out"), "--quiet"]) == 0
+
+    assert capsys.readouterr() == ("", "")
+    assert load_file(tmp_path / "out" / "model.safetensors")
+
+
+def test_the_report_names_tensors_that_are_not_merged(tmp_path: Path, capsys: Out) -> None:
+    tensors = random_tensors(0)
+    base = write_model(tmp_path / "base", tensors)
+    expert = write_model(tmp_path / "expert", {**tensors, "extra.weight": tensors["model.norm.weight"].clone()})
+    file = tmp_path / "recipe.yaml"
+    file.write_text(Recipe("linear", base, (expert,)).to_yaml(tmp_path))
+
+    main(["merge", str(file), str(tmp_path / "out")])
+
+    line = next(line for line in capsys.readouterr().out.splitlines() if "extra.weight" in line)
+    assert line.startswith("  1 tensor ")
+
+
+def test_what_cannot_be_merged_is_one_sentence_without_a_traceback(recipe: Path, tmp_path: Path) -> None:
+    recipe.write_text(recipe.read_text().replace("ties", "tie"))
+
+    done = alone("merge", str(recipe), str(tmp_path / "out"))
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "There is no method `tie`. Did you mean `ties`?\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recipe_that_is_not_there_is_named(tmp_path: Path, capsys: Out) -> None:
+    assert main(["merge", str(tmp_path / "none.yaml"), str(tmp_path / "out")]) == 1
+
+    assert "none.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["melt"],
+        ["merge", "recipe.yaml"],
+        ["merge", "recipe.yaml", "out", "--memory", "lots"],
+        ["merge", "recipe.yaml", "out", "--shard-size", "0"],
+        ["merge", "recipe.yaml", "out", "--workers", "0"],
+        ["merge", "recipe.yaml", "out", "--workers", "two"],
+        ["inspect", "model", "--yaml"],
+    ],
+)
+def test_a_wrong_command_exits_with_two_and_says_how_it_is_used(arguments: list[str], capsys: Out) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+
+    assert left.value.code == 2
+    assert "usage: python -m merging" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], *([command] for command in COMMANDS)])
+def test_help_explains_the_exit_codes(arguments: list[str], capsys: Out) -> None:
+    with pytest.raises(SystemExit) as left:
+        main([*arguments, "--help"])
+
+    assert left.value.code == 0
+    assert "130  stopped by Ctrl-C" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["merge", "--help"], ["methods"], ["methods", "--json"]])
+def test_help_and_methods_do_not_wait_for_torch_or_numba(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom merging.cli import main\n"
+        f"try:\n    main({arguments})\nexcept SystemExit:\n    pass\n"
+        "slow = {'torch', 'numba', 'transformers', 'tqdm'}\n"
+        "print({name.split('.')[0] for name in sys.modules} & slow, file=sys.stderr)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stderr == "set()\n"
+    assert done.stdout
+
+
+def interrupting(seconds: float = 0.05) -> Callable[[bool], object]:
+    """A progress bar at which the user presses Ctrl-C as soon as it moves."""
+
+    @contextmanager
+    def progress(quiet: bool) -> Iterator[Callable[[Step], None]]:
+        def press(step: Step) -> None:
+            signal.raise_signal(signal.SIGINT)
+            time.sleep(seconds)  # until the main thread has heard of it
+
+        yield press
+
+    return progress
+
+
+def test_ctrl_c_stops_a_merge_in_good_order(
+    recipe: Path, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(merge_command, "progress", interrupting())
+    before = signal.getsignal(signal.SIGINT)
+
+    code = main(["merge", str(recipe), str(tmp_path / "out")])
+
+    told, wrong = capsys.readouterr()
+    assert (code, told) == (130, "")
+    assert "Stopped. Nothing was written" in wrong
+    assert "goes on where this one stopped" in wrong
+    assert not (tmp_path / "out").exists()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    with stoppable() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_bar_is_drawn_in_a_terminal_only(recipe: Path, tmp_path: Path) -> None:
+    watched, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))
+    command = [sys.executable, "-m", "merging", "merge", str(recipe), str(tmp_path / "one")]
+
+    done = subprocess.run(command, cwd=ROOT, stderr=terminal, stdout=subprocess.PIPE, text=True)
+
+    drawn = os.read(watched, 100_000).decode()  # what is read here is gone when the other end is closed first
+    os.close(terminal)
+    os.close(watched)
+    assert done.returncode == 0
+    assert "%|" in drawn
+    assert "%|" not in done.stdout
+    assert alone("merge", str(recipe), str(tmp_path / "two")).stderr == ""
+
+
+@needs("workers", "memory")
+def test_workers_and_memory_do_not_change_the_bytes(recipe: Path, tmp_path: Path) -> None:
+    assert main(["merge", str(recipe), str(tmp_path / "one"), "--workers", "1", "--memory", "50MB"]) == 0
+    assert main(["merge", str(recipe), str(tmp_path / "two"), "--workers", "3"]) == 0
+
+    assert load_bytes(tmp_path / "one") == load_bytes(tmp_path / "two")
+
+
+@needs("shard_size")
+def test_the_result_is_cut_into_shards_of_the_size_asked_for(recipe: Path, tmp_path: Path) -> None:
+    assert main(["merge", str(recipe), str(tmp_path / "out"), "--shard-size", "100"]) == 0
+
+    assert len(list((tmp_path / "out").glob("model-*-of-*.safetensors"))) > 1
+
+
+@needs("hash_inputs")
+def test_the_inputs_are_hashed_on_request(recipe: Path, tmp_path: Path) -> None:
+    from hashlib import sha256
+
+    assert main(["merge", str(recipe), str(tmp_path / "out"), "--hash-inputs", "--quiet"]) == 0
+
+    digest = sha256((tmp_path / "expert-1" / "model.safetensors").read_bytes()).hexdigest()
+    kept = [file.read_bytes() for file in (tmp_path / "out").iterdir()]
+    assert any(digest.encode() in content for content in kept)
+
+
+@needs("fsync")
+def test_waiting_for_the_disk_can_be_left_out(recipe: Path, tmp_path: Path) -> None:
+    assert main(["merge", str(recipe), str(tmp_path / "out"), "--no-fsync"]) == 0
+
+    assert load_file(tmp_path / "out" / "model.safetensors")
+
+
+def load_bytes(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
+
+
+def test_inspecting_tells_what_is_in_a_model(family: Family, capsys: Out) -> None:
+    base, _ = family(1)
+
+    assert main(["inspect", str(base)]) == 0
+
+    told = capsys.readouterr().out
+    assert "base: LlamaForCausalLM" in told
+    assert "84 parameters in 4 tensors, float32, 336 bytes" in told
+    assert "model.layers.1.mlp.up_proj.weight  F32   6 × 4" in told
+
+
+def test_inspecting_as_json_names_every_tensor_and_its_file(family: Family, capsys: Out) -> None:
+    base, _ = family(1, shards=3)
+
+    assert main(["inspect", str(base), "--json"]) == 0
+
+    told = json.loads(capsys.readouterr().out)
+    assert told["name"] == "base"
+    assert told["path"] == str(base)
+    assert (told["architecture"], told["parameters"], told["bytes"]) == ("LlamaForCausalLM", 84, 336)
+    assert (told["dtypes"], told["tied"], told["adapter"], told["notes"]) == (["float32"], False, None, [])
+    norm = next(tensor for tensor in told["tensors"] if tensor["name"] == "model.norm.weight")
+    assert norm["dtype"] == "F32"
+    assert norm["shape"] == [4]
+    assert (base / norm["file"]).is_file()
+
+
+def test_inspecting_an_adapter_tells_its_rank(capsys: Out) -> None:
+    assert main(["inspect", str(ROOT / "zoo" / "python-lora")]) == 0
+
+    assert "LoRA, rank" in capsys.readouterr().out
+
+
+def test_what_cannot_be_inspected_is_one_sentence(tmp_path: Path, capsys: Out) -> None:
+    assert main(["inspect", str(tmp_path / "none")]) == 1
+
+    told, wrong = capsys.readouterr()
+    assert told == ""
+    assert wrong == f"There is no file or folder `{tmp_path / 'none'}`. Check the path.\n"
+
+
+def test_methods_lists_every_parameter_by_its_recipe_key(capsys: Out) -> None:
+    main(["methods"])
+    told = capsys.readouterr().out
+    main(["methods", "--json"])
+    content = {method["name"]: method for method in json.loads(capsys.readouterr().out)}
+
+    assert list(content) == list(METHODS)
+    for name, method in METHODS.items():
+        assert f"{name}: {method.title}" in told
+        assert [param["name"] for param in content[name]["parameters"]] == [p.key for p in method.params.values()]
+    density = next(param for param in content["ties"]["parameters"] if param["name"] == "density")
+    assert density["default"] == 0.2
+    assert density["high"] == 1.0
+
+
+@needs_preflight
+def test_checking_tells_what_a_merge_will_do_and_does_nothing(recipe: Path, tmp_path: Path, capsys: Out) -> None:
+    code = main(["check", str(recipe), str(tmp_path / "out")])
+
+    told = capsys.readouterr().out
+    assert code == 0
+    assert "Nothing stands in the way." in told
+    assert "4 tensors merged" in told
+    assert "writes 336 bytes" in told
+    assert not (tmp_path / "out").exists()
+
+
+@needs_preflight
+def test_checking_tells_all_problems_at_once(recipe: Path, tmp_path: Path, capsys: Out) -> None:
+    (tmp_path / "expert-2" / "model.safetensors").unlink()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+
+    code = main(["check", str(recipe), str(tmp_path / "out"), "--json"])
+
+    told = json.loads(capsys.readouterr().out)
+    assert code == 1
+    assert told["ok"] is False
+    assert len(told["problems"]) == 2
+    assert any("expert-2" in problem for problem in told["problems"])
+    assert any("out" in problem for problem in told["problems"])
+
+
+@needs_preflight
+def test_a_recipe_that_cannot_be_read_is_a_finding(recipe: Path, capsys: Out) -> None:
+    recipe.write_text("mergescope: [")
+
+    assert main(["check", str(recipe), "--json"]) == 1
+
+    assert json.loads(capsys.readouterr().out)["problems"]
+
+
+@needs_preflight
+def test_checking_as_json_gives_fates_and_estimates(recipe: Path, capsys: Out) -> None:
+    assert main(["check", str(recipe), "--json"]) == 0
+
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ok"], told["problems"]) == (True, [])
+    assert told["fates"] == dict.fromkeys(random_tensors(0), "merged")
+    assert (told["bytes_in"], told["bytes_out"]) == (3 * 336, 336)
+    assert told["memory"] > 0
+    assert told["seconds"] >= 0
+
+
+@needs_verify
+def test_verifying_a_merge_finds_every_byte_as_it_was_written(recipe: Path, tmp_path: Path, capsys: Out) -> None:
+    main(["merge", str(recipe), str(tmp_path / "out"), "--quiet"])
+
+    assert main(["verify", str(tmp_path / "out")]) == 0
+
+    assert "4 tensors, 336 bytes, all as they were written" in capsys.readouterr().out
+
+
+@needs_verify
+def test_verifying_notices_one_changed_bit(recipe: Path, tmp_path: Path, capsys: Out) -> None:
+    main(["merge", str(recipe), str(tmp_path / "out"), "--quiet"])
+    file = tmp_path / "out" / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+    assert main(["verify", str(tmp_path / "out")]) == 1
+
+    assert "model." in capsys.readouterr().err
+
+
+@needs_verify
+def test_a_folder_that_was_not_merged_cannot_be_verified(family: Family, capsys: Out) -> None:
+    base, _ = family(1)
+
+    assert main(["verify", str(base)]) == 1
+
+    assert capsys.readouterr().err

@@ -1,0 +1,112 @@
+"""How recipes name models, in our format and in mergekit's."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from merging.checkpoint import open_checkpoint
+from merging.errors import MergeError
+from merging.references import donor, relative, resolved, under
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A recipe's folder beside a working folder, with models whose names mean something to mergekit."""
+    for name in (
+        "recipes/math",
+        "recipes/a+b",
+        "recipes/a@main",
+        "recipes/base",
+        "recipes/lora",
+        "work/code",
+        "work/math",
+    ):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "recipes"
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        ("math", "math"),
+        ("a+b", "a+b"),
+        ("a@main", "a@main"),
+        ({"path": "math"}, "math"),
+        ({"model": "math"}, "math"),
+        ({"model": {"path": "math"}}, "math"),
+        ({"model": {"path": "a+b", "revision": None}, "lora": None}, "a+b"),
+        # There is no such file: the path is the recipe's, and the Hub's name what it is.
+        ("nothing", "nothing"),
+        ("../nothing", "../nothing"),
+        # An adapter on the base is an expert of its own.
+        ("base+lora", "lora"),
+        ({"model": "base", "lora": "lora"}, "lora"),
+        ({"model": {"path": "base"}, "lora": {"path": "lora"}}, "lora"),
+    ],
+)
+def test_what_mergekit_calls_a_model(told: Any, expected: str, shelf: Path) -> None:
+    assert resolved(shelf, told, shelf / "base") == shelf / expected
+
+
+def test_the_working_folder_is_tried_after_the_recipes(shelf: Path) -> None:
+    assert resolved(shelf, "code", None) == Path("code")
+    assert resolved(shelf, "math", None) == shelf / "math"
+
+
+def test_a_name_of_the_hub_stays_one(shelf: Path) -> None:
+    assert resolved(shelf, "mistralai/Mistral-7B-v0.1", None) == Path("mistralai/Mistral-7B-v0.1")
+
+
+def test_a_name_of_the_hub_that_is_no_folder_is_told_apart(shelf: Path) -> None:
+    with pytest.raises(MergeError) as caught:
+        open_checkpoint(Path("owner/name"))
+
+    assert str(caught.value) == (
+        "There is no file or folder `owner/name`. Check the path. "
+        "If it names a model of the Hub, download it and name its folder."
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        (
+            "owner/name@v2",
+            "`owner/name@v2` is no path here, and asks for a revision. Download that, and name its folder.",
+        ),
+        ("math@v2", "`math@v2` is no path here, and asks for a revision."),
+        ("math+lora", "`math+lora` puts an adapter on a model."),
+        ("base+nothing", "`base+nothing` puts an adapter on a model."),
+        ("owner/name+owner/lora", "`owner/name+owner/lora` puts an adapter on a model."),
+        ({"model": {"path": "math", "revision": "v2"}}, "asks for a revision, and a folder has none."),
+        ({"model": "math", "override_architecture": "X"}, "`override_architecture` is not needed"),
+        ({"modle": "math"}, "has no key `modle`. Did you mean `model`?"),
+        ({}, "A model is named by a text, but here it is None."),
+        (7, "A model is named by a text, but here it is 7. Write the path of its folder."),
+        (["math"], "A model is named by a text, but here it is ['math']."),
+        ("", "'' cannot be a path."),
+        ("a\0b", "cannot be a path."),
+        ("\ud800", "cannot be a path"),
+        ("~nobody-has-this-name/x", "cannot be a path"),
+    ],
+)
+def test_what_cannot_be_a_model_here_is_refused(told: Any, message: str, shelf: Path) -> None:
+    with pytest.raises(MergeError) as caught:
+        resolved(shelf, told, shelf / "base")
+
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("told", ["a+b", "a@b", "owner/name@v2", "with space"])
+def test_in_our_recipes_a_path_is_a_path(told: str, tmp_path: Path) -> None:
+    assert under(tmp_path, told) == tmp_path / told
+
+
+def test_a_relative_path_leads_back(tmp_path: Path) -> None:
+    assert relative(tmp_path / "a" / "model", tmp_path / "b") == "../a/model"
+
+
+def test_a_folder_named_like_a_word_is_told_apart() -> None:
+    assert [donor(path) for path in ("base", "union", "other")] == ["./base", "./union", "other"]

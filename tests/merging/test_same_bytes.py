@@ -1,0 +1,210 @@
+"""The result of a merge does not depend on chunks, workers, shards or the order of anything, to the byte."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from merging import groups, kernels, passes, ranking
+from merging.checkpoint import open_checkpoint
+from merging.engine import merge, merge_groups
+from merging.method import METHODS, Group
+from merging.recipe import Recipe
+from tests.conftest import write_model
+
+SETTINGS: list[tuple[str, dict[str, Any]]] = [
+    ("linear", {}),
+    ("task_arithmetic", {"normalize": True}),
+    ("from", {"k": 2.0}),
+    ("from", {"k": 2.0, "scope": "model"}),
+    ("ties", {}),
+    ("ties", {"scope": "tensor"}),
+    ("ties", {"variant": "mergekit", "scope": "tensor", "merge": "sum"}),
+    ("ties", {"sign": "normfrac", "merge": "max"}),
+    ("ties", {"sign": "normmass"}),
+    ("pcb", {}),
+    ("pcb", {"scope": "tensor", "variant": "vision"}),
+    ("pcb", {"variant": "pairwise", "ratio": 0.4}),
+]
+IDS = ["-".join([name, *map(str, values.values())]) for name, values in SETTINGS]
+WEIGHTS = (1.0, 0.5, -0.3)
+
+
+def tensors(seed: int) -> dict[str, Tensor]:
+    """Tensors whose sizes are not multiples of any tile, in bfloat16, whose task vectors have many equal entries."""
+    shapes = {
+        "model.embed_tokens.weight": (11, 7),
+        "model.layers.0.w.weight": (9, 5),
+        "model.layers.1.w.weight": (9, 5),
+        "model.norm.weight": (13,),
+        "scale": (),
+    }
+    start = {name: torch.randn(shape, generator=torch.Generator().manual_seed(7)) for name, shape in shapes.items()}
+    moved = torch.Generator().manual_seed(seed)
+    noise = {name: 0.02 * torch.randn(shape, generator=moved) for name, shape in shapes.items()}
+    return {name: (tensor + (noise[name] if seed else 0)).bfloat16() for name, tensor in start.items()}
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> tuple[Path, tuple[Path, ...]]:
+    """A base and three experts, in one file each."""
+    folders = [write_model(tmp_path / f"model-{seed}", tensors(seed)) for seed in range(4)]
+    return folders[0], tuple(folders[1:])
+
+
+def recipe_of(method: str, values: dict[str, Any], models: tuple[Path, tuple[Path, ...]]) -> Recipe:
+    weights = WEIGHTS if "weight" in METHODS[method].params else ()
+    return Recipe(method, *models, weights, values)
+
+
+def stored(folder: Path) -> dict[str, tuple[str, bytes]]:
+    """The tensors of a model: their dtypes and their bytes."""
+    model = open_checkpoint(folder)
+    bits = {name: model.tensor(name).contiguous().reshape(-1).view(torch.uint8) for name in model.entries}
+    return {name: (model.entries[name].dtype, tensor.numpy().tobytes()) for name, tensor in bits.items()}
+
+
+def many_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has ranks found by counting, as in large models, and not by sorting."""
+    for module in (groups, passes):
+        monkeypatch.setattr(module, "FEW", 50)
+    monkeypatch.setattr(ranking, "SAMPLED", 4)  # so that the intervals are guessed from next to nothing
+    monkeypatch.setattr(ranking, "RUN", 3)
+    monkeypatch.setattr(ranking, "BINS", 64)
+
+
+@pytest.mark.parametrize(("method", "values"), SETTINGS, ids=IDS)
+def test_chunks_workers_and_shards(
+    method: str,
+    values: dict[str, Any],
+    models: tuple[Path, tuple[Path, ...]],
+    tmp_path: Path,
+    small_chunks: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    both_paths: str,
+) -> None:
+    recipe = recipe_of(method, values, models)
+    many_counted(monkeypatch)
+    results = []
+
+    for number, (tiles, workers, limit) in enumerate([(1, 1, 5 << 30), (2, 2, 100), (5, 5, 1), (1, 5, 200)]):
+        small_chunks(8, tiles)
+        merge(recipe, tmp_path / f"out-{number}", workers=workers, shard_size=limit)
+        results.append(stored(tmp_path / f"out-{number}"))
+
+    assert all(result == results[0] for result in results)
+    assert len(list((tmp_path / "out-2").glob("*.safetensors"))) == 5
+
+
+@pytest.mark.parametrize(("method", "values"), SETTINGS, ids=IDS)
+def test_whole_files(
+    method: str,
+    values: dict[str, Any],
+    models: tuple[Path, tuple[Path, ...]],
+    tmp_path: Path,
+    small_chunks: Callable[..., None],
+) -> None:
+    recipe, found = recipe_of(method, values, models), []
+
+    for tiles, workers in [(1, 2), (5, 1), (3, 5)]:
+        small_chunks(8, tiles)
+        out = merge(recipe, tmp_path / f"out-{tiles}", workers=workers).out
+        found.append({file.name: file.read_bytes() for file in out.iterdir()})
+
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize(("method", "values"), SETTINGS, ids=IDS)
+def test_the_files_that_models_come_in(
+    method: str, values: dict[str, Any], models: tuple[Path, tuple[Path, ...]], tmp_path: Path
+) -> None:
+    (base, experts), other = models, []
+    for seed, path in enumerate((base, *experts)):
+        names = list(tensors(seed))[::-1] if seed % 2 else list(tensors(seed))
+        folder = tmp_path / "other" / path.name
+        other.append(write_model(folder, {name: tensors(seed)[name] for name in names}, shards=1 + seed))
+
+    merge(recipe_of(method, values, models), tmp_path / "one")
+    merge(recipe_of(method, values, (other[0], tuple(other[1:]))), tmp_path / "two", workers=3)
+
+    assert stored(tmp_path / "one") == stored(tmp_path / "two")
+
+
+@pytest.mark.parametrize(("method", "values"), SETTINGS, ids=IDS)
+@pytest.mark.parametrize("mixed", [False, True], ids=["bfloat16", "mixed"])
+def test_a_merge_in_memory(
+    method: str,
+    values: dict[str, Any],
+    mixed: bool,
+    models: tuple[Path, tuple[Path, ...]],
+    tmp_path: Path,
+    small_chunks: Callable[..., None],
+    both_paths: str,
+) -> None:
+    """Whole tensors, rounded once to the base's dtype."""
+    base, experts = models
+    if mixed:
+        write_model(experts[0], {name: tensor.float() + 1e-4 for name, tensor in tensors(1).items()})
+        write_model(experts[1], {name: tensor.half() for name, tensor in tensors(2).items()})
+    recipe = recipe_of(method, values, models)
+    weights = {"weight": list(WEIGHTS)} if recipe.weights else {}
+
+    small_chunks(8, 2)
+    merge(recipe, tmp_path / "out", workers=2)
+
+    start, *moved = [load_file(path / "model.safetensors") for path in (base, *experts)]
+    groups = [
+        Group(name, start[name].float(), torch.stack([model[name].float() for model in moved]))
+        for name in open_checkpoint(base).entries
+    ]
+    for group in groups:
+        group.matrix = start[group.name].ndim >= 2
+    # The survey adds up in the order of the tensors: that of the layers, as in a merge from disk.
+    order = list(merge(replace(recipe, method="linear", values={}), tmp_path / "order").fates)
+    groups.sort(key=lambda group: order.index(group.name))
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    for name, tensor in merge_groups(METHODS[method], groups, **values, **weights):
+        assert torch.equal(merged[name].view(torch.int16), tensor.bfloat16().view(torch.int16)), name
+
+
+@pytest.mark.parametrize(("method", "values"), [one for one in SETTINGS if one[0] != "pcb"])
+def test_kernels_and_torch(
+    method: str,
+    values: dict[str, Any],
+    models: tuple[Path, tuple[Path, ...]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    small_chunks: Callable[..., None],
+) -> None:
+    many_counted(monkeypatch)
+    small_chunks(8, 2)
+    for numba in (True, False):
+        monkeypatch.setattr(kernels, "usable", lambda numba=numba: numba)
+        merge(recipe_of(method, values, models), tmp_path / f"out-{numba}")
+
+    assert stored(tmp_path / "out-True") == stored(tmp_path / "out-False")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16, torch.float64])
+def test_real_tiles(dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tensors that are larger than a tile, with the tiles that real merges have."""
+    from merging import stream
+
+    size = (1 << 17) + 5
+    for seed in range(3):
+        noise = torch.randn(size, generator=torch.Generator().manual_seed(seed))
+        write_model(tmp_path / f"{seed}", {"w": noise.to(dtype), "v": noise[:70000].to(dtype, copy=True)})
+    recipe = Recipe("ties", tmp_path / "0", (tmp_path / "1", tmp_path / "2"), values={"sign": "normfrac"})
+    results = []
+
+    for tiles, workers in [(1, 2), (2, 1)]:
+        monkeypatch.setattr(stream, "TILES", tiles)
+        merge(recipe, tmp_path / f"out-{tiles}", workers=workers)
+        results.append(stored(tmp_path / f"out-{tiles}"))
+
+    assert results[0] == results[1]

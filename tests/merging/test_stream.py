@@ -1,0 +1,156 @@
+"""The memory that a merge works in: set beforehand, whatever the size of the models."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from merging import engine, stream
+from merging.checkpoint import open_checkpoint
+from merging.crew import Crew
+from merging.engine import merge
+from merging.errors import MergeError
+from merging.groups import TILE
+from merging.plan import plan
+from merging.recipe import Recipe
+from merging.stream import Stream, fitting, memory_of, spans
+from tests.conftest import Family, write_model
+
+
+@pytest.mark.parametrize("memory", ["1MB", 100_000, "10 MB"])
+def test_too_little_memory_is_refused_before_anything_is_made(
+    memory: int | str, family: Family, tmp_path: Path
+) -> None:
+    base, experts = family(3)
+
+    with pytest.raises(MergeError) as caught:
+        merge(Recipe("ties", base, tuple(experts)), tmp_path / "deep" / "out", memory=memory)
+
+    told = {"1MB": "1 MB", 100_000: "0 MB", "10 MB": "10 MB"}[memory]
+    words = str(caught.value)
+    assert words.startswith("A merge of 4 models needs ")
+    assert words.endswith(f" MB of memory to work in, and may use {told}. Allow it more.")
+    assert not (tmp_path / "deep").exists()
+
+
+@pytest.mark.parametrize("memory", ["", "much", "-1GB", 0, "1XB", float("nan")])
+def test_what_is_no_size_is_refused(memory: Any, family: Family, tmp_path: Path) -> None:
+    base, experts = family(1)
+
+    with pytest.raises(MergeError, match="is not a size"):
+        merge(Recipe("linear", base, tuple(experts)), tmp_path / "out", memory=memory)
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_a_merge_without_workers_is_refused(workers: int, family: Family, tmp_path: Path) -> None:
+    base, experts = family(1)
+
+    with pytest.raises(MergeError) as caught:
+        merge(Recipe("linear", base, tuple(experts)), tmp_path / "out", workers=workers)
+
+    assert (
+        str(caught.value) == f"There must be at least one worker, but there are {workers}. Leave it out for all cores."
+    )
+
+
+@pytest.mark.parametrize("models", [2, 4, 9])
+def test_workers_are_as_many_as_the_memory_allows(models: int) -> None:
+    one = memory_of(1, models, stream.TILES * TILE)
+
+    assert fitting(one, 8, models)[0] == 1
+    assert fitting(4 * one - 1, 8, models)[0] == 3
+    assert fitting(100 * one, 8, models)[0] == 8
+    with pytest.raises(MergeError, match=f"A merge of {models} models needs"):
+        fitting(one - 1, 8, models)
+
+
+def test_a_merge_has_no_more_workers_than_its_memory_allows(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, experts = family(3)
+    hired: list[int] = []
+
+    def hire(workers: int, stop: Any) -> Any:
+        hired.append(workers)
+        return crew(workers, stop)
+
+    crew = engine.crew
+    monkeypatch.setattr(engine, "crew", hire)
+    one = memory_of(1, 4, stream.TILES * TILE)
+
+    for number, memory in enumerate([3 * one, 100 * one]):
+        merge(Recipe("ties", base, tuple(experts)), tmp_path / f"out-{number}", workers=5, memory=memory)
+
+    assert hired == [3, 5]
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 8, 100])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16, torch.float64])
+def test_a_stream_reads_what_the_models_hold(dtype: torch.dtype, chunk: int, family: Family) -> None:
+    base, experts = family(2, dtype)
+    opened = open_checkpoint(base)
+    work = plan(opened, [open_checkpoint(path) for path in experts])
+    source = Stream(work, Crew(), chunk)
+
+    for name in work.merged:
+        found = [source.read(span) for span in source.spans(name)]
+        starts = [span.start for span in source.spans(name)]
+        whole = opened.tensor(name).float().flatten()
+        assert [group.start for group in found] == starts
+        assert starts == list(range(0, len(whole), chunk))
+        last = source.read(source.spans(name)[-1])
+        assert torch.equal(last.base, whole[starts[-1] :])
+        for expert, row in zip(experts, last.experts, strict=True):
+            assert torch.equal(row, open_checkpoint(expert).tensor(name).float().flatten()[starts[-1] :])
+        assert last.bits.itemsize == (2 if dtype == torch.bfloat16 else 4)
+    source.files.close()
+
+
+def test_chunks_cover_a_tensor() -> None:
+    found = spans("w", 10, 4)
+
+    assert [(span.start, span.stop) for span in found] == [(0, 4), (4, 8), (8, 10)]
+    assert spans("w", 0, 4) == []
+
+
+LARGE = """
+from pathlib import Path
+from merging import merge
+from merging.recipe import Recipe
+
+METHODS = [("linear", {}), ("from", {"scope": "tensor"}), ("ties", {"scope": "tensor"}), ("ties", {"scope": "model"})]
+
+def merge_all(size):
+    for number, (method, values) in enumerate(METHODS):
+        recipe = Recipe(method, Path(f"{size}-base"), (Path(f"{size}-1"), Path(f"{size}-2")), values=values)
+        merge(recipe, f"out-{size}-{number}", workers=2, memory="100MB")
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])  # the peak, in kB
+
+before = merge_all("small")
+print(merge_all("large") - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems count a process's memory otherwise")
+def test_a_tensor_need_not_fit_the_memory(tmp_path: Path) -> None:
+    for size, entries in [("small", 5 << 17), ("large", 32 << 20)]:
+        for number, name in enumerate(["base", "1", "2"]):
+            bits = torch.arange(entries, dtype=torch.int32).mul_(2654435 + number).bitwise_and_(0x3FFF).short()
+            write_model(tmp_path / f"{size}-{name}", {"w": bits.view(torch.bfloat16)})
+    root = Path(__file__).parents[2]
+
+    told = subprocess.run(
+        [sys.executable, "-c", LARGE],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+
+    assert (tmp_path / "out-large-3" / "model.safetensors").stat().st_size > 64 << 20
+    assert int(told.stdout) < 20_000  # kB, where each of three models has 64 MB in its one tensor

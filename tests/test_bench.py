@@ -1,0 +1,73 @@
+"""The benchmark runs, on the smallest family: what it writes is complete, and what it tells is of this run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from merging.adapter import open_base, open_expert
+from merging.plan import plan
+
+ROOT = Path(__file__).parents[1]
+
+
+def bench(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, ROOT / "bench" / script, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("families") / "nano"
+    assert bench("family.py", folder, "--size", "nano", "--experts", "2").returncode == 0
+    return folder
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {file.relative_to(folder).as_posix(): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_family_can_be_merged(nano: Path) -> None:
+    base = open_base(nano / "base")
+
+    work = plan(base, [open_expert(nano / f"expert-{number}", base) for number in (1, 2)])
+
+    assert len(work.merged) == len(base.entries) == 20
+    assert base.dtypes == ["bfloat16"]
+    for expert in work.experts:
+        moved = (expert.tensor("model.embed_tokens.weight") != base.tensor("model.embed_tokens.weight")).any(1)
+        assert 0.2 < moved.float().mean() < 0.6
+
+
+def test_the_same_arguments_give_the_same_family_however_it_grew(nano: Path, tmp_path: Path) -> None:
+    for experts in (1, 2):
+        assert bench("family.py", tmp_path / "grown", "--size", "nano", "--experts", experts).returncode == 0
+
+    assert bytes_of(tmp_path / "grown") == bytes_of(nano)
+
+
+def test_another_family_is_not_taken_for_the_one_that_was_asked_for(nano: Path, tmp_path: Path) -> None:
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "base").mkdir()
+
+    assert "holds a family of another size: nano" in bench("family.py", nano, "--size", "tiny").stderr
+    assert "holds a family of another seed: 0" in bench("family.py", nano, "--size", "nano", "--seed", 1).stderr
+    assert "no finished family" in bench("family.py", tmp_path / "half", "--size", "nano").stderr
+
+
+def test_the_floor_reads_less_where_the_base_is_not_read_and_leaves_nothing(nano: Path) -> None:
+    before = bytes_of(nano)
+
+    done = bench("floor.py", nano, "--experts", 2, "--repeat", 1)
+
+    assert [line[:13].strip() for line in done.stdout.splitlines()] == ["with the base", "without it"]
+    assert bytes_of(nano) == before
+
+
+def test_scaling_and_the_table_refuse_a_method_that_is_not_there(nano: Path) -> None:
+    for script, family in (("engine.py", ["--family", nano]), ("scaling.py", [nano.parent])):
+        done = bench(script, *family, "--methods", "tie")
+
+        assert done.returncode == 1
+        assert "There is no method tie. Known are linear, " in done.stderr
