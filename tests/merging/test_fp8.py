@@ -156,7 +156,7 @@ def test_scales_in_another_shard_are_found(tmp_path: Path) -> None:
 
     assert torch.equal(opened.tensor(W), dense(weight, scale, (128, 128)))
     assert {file.name for file in opened.files} == {f"model-0000{number}-of-00002.safetensors" for number in (1, 2)}
-    assert len(opened.stamp) == 3  # and the config
+    assert len(opened.stamp) == 5  # and the config and the tokenizer
 
 
 def test_pickled_fp8_is_read_alike(tmp_path: Path) -> None:

@@ -181,16 +181,19 @@ def test_norms(bits: Bits) -> None:
 @given(bits=chunks(), low=st.integers(0, 0xFE000000), shift=st.integers(0, 8), where=st.booleans())
 def test_counts_in_an_interval(bits: Bits, low: int, shift: int, where: bool) -> None:
     values = floats(bits)
-    starts = np.array([[int(ranking._codes(row)[0]) if where else low, low] for row in values], np.uint32)
-    starts, shifts = np.minimum(starts, np.uint32(0xFE000000)), np.full((len(bits), 2), shift, np.uint32)
+    places = ranking.Places((len(bits), 2))
+    for expert, row in enumerate(values):
+        starts = int(ranking._codes(row)[0]) if where else low, low
+        for rank, start in enumerate(min(start, 0xFE000000) for start in starts):
+            places.set((expert, rank), start, start + (300 << shift), most=512)
     tallies = []
 
     for numba in (True, False):
         edges = np.full(len(bits), 0xFFFFFFFF, np.uint32), np.zeros(len(bits), np.uint32)
-        counts = np.zeros((len(bits), 2, ranking.BINS), np.int64)
+        counts = np.zeros(places.ends[-1, -1], np.int64)
         tallies.append(ranking.Tally(np.zeros((len(bits), 2), np.int64), counts, *edges))
         with on_path(numba):
-            ranking._count(values, tuple(range(len(bits)))[::-1], starts, shifts, tallies[-1])
+            ranking._count(values, tuple(range(len(bits)))[::-1], places, places.ends, tallies[-1])
 
     for part in ("below", "counts", "least", "largest"):
         assert (getattr(tallies[0], part) == getattr(tallies[1], part)).all()
