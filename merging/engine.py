@@ -63,8 +63,8 @@ def merge(
 
     Nothing is at `out` until all of it is. A merge that fails or is stopped (MergeStopped) leaves it as it was; the
     next merge of the same recipe to the same place goes on from the tensors that were finished. Raises MergeError with
-    every problem there is before any weight is read. `memory` is what it may work in, in bytes or as "1GB", beside the
-    program itself. On a `device` other than cpu, which is cuda or mps, nothing is used but the torch definitions.
+    every problem there is before any tensor is merged. `memory` is what it may work in, in bytes or as "1GB", beside
+    the program itself. On a `device` other than cpu, which is cuda or mps, nothing is used but the torch definitions.
     `on_step` may be called by any thread, one at a time.
     """
     clock = Clock()
