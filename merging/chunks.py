@@ -9,7 +9,7 @@ import numpy as np
 
 from merging.groups import Bits, Group, of_some
 from merging.lazy import torch
-from merging.method import Blend, Method, ModelCoefficients, Outcome, TaskCoefficients
+from merging.method import Blend, Kernel, Method, ModelCoefficients, Outcome, TaskCoefficients
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,29 +24,24 @@ def writer(method: Method, survey: Any, values: dict[str, Any], like: Group) -> 
     device = like.device if method.entrywise else "cpu"  # a few numbers per expert stay here, in float64
     survey, values = of_some(survey, like.which, device), {**values, "weight": like.weight.to(device)}
     if not method.entrywise:
-        return _weighted(method.outcome(like, survey, values))
-
-    def write(group: Group, out: Bits) -> bool:
-        if group.fused and method.fused and (finite := method.fused(group, survey, values, out)) is not None:
-            return finite
-        return _plainly(method.outcome(group, survey, values), group, out)
-
-    return write
+        return _weighted(method.outcome(like, survey, values), like.fused)
+    if like.fused and method.fused and (kernel := method.fused(survey, values)):
+        return _by(kernel)
+    return lambda group, out: _plainly(method.outcome(group, survey, values), group, out)
 
 
-def _weighted(outcome: Outcome) -> Writer:
+def _by(kernel: Kernel) -> Writer:
+    return lambda group, out: kernel(group.bits, out)
+
+
+def _weighted(outcome: Outcome, fused: bool) -> Writer:
+    if not fused:
+        return lambda group, out: _plainly(outcome, group, out)
+    from merging.kernels import sums
+
     assert not isinstance(outcome, Blend)
-    weights = outcome.values.cpu().numpy()
-
-    def write(group: Group, out: Bits) -> bool:
-        if not group.fused:
-            return _plainly(outcome, group, out)
-        from merging.kernels import sums
-
-        finite: bool = sums.weighted_sum(group.bits, weights, isinstance(outcome, TaskCoefficients), out)
-        return finite
-
-    return write
+    weights, from_base = outcome.values.cpu().numpy(), isinstance(outcome, TaskCoefficients)
+    return _by(lambda bits, out: sums.weighted_sum(bits, weights, from_base, out))
 
 
 def _plainly(outcome: Outcome, group: Group, out: Bits) -> bool:

@@ -73,7 +73,7 @@ def merge(
     if found.problems or found.plan is None:
         raise MergeError("\n".join(found.problems))
     place, work, settings = target(out, 0), found.plan, recipe.settings()
-    hands, chunk = fitting(room, workers or os.cpu_count() or 1, 1 + len(work.experts))
+    hands = fitting(room, workers or os.cpu_count() or 1, 1 + len(work.experts))
     story = provenance(recipe, work, place, hash_inputs)
     limit = in_bytes(shard_size)
     clock.lap("check")
@@ -85,7 +85,7 @@ def merge(
         output = Output(lay_out(made_in.folder, entries, limit, metadata, again=True))
         stack.callback(output.close)
         team = stack.enter_context(crew(hands, stop))
-        run = Run(work, settings, team, chunk, device, output, made_in, on_step)
+        run = Run(work, settings, team, device, output, made_in, on_step)
         stack.callback(run.stream.files.close)
         try:
             run.all(clock)

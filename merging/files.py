@@ -4,19 +4,49 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from merging import kernels
 from merging.checkpoint import Checkpoint
 from merging.errors import MergeError
 from merging.groups import Bits
 from merging.header import SIZES
 from merging.lazy import torch
 
-Reader = Callable[[Bits, int, int], None]  # fills a row with the entries from the first number to the second
+Reader = Callable[[Bits, int], None]  # fills a row with the entries from that number on
+
+
+class Rows:
+    """One tensor of several models. A first one that is None is not needed, and its row stays as it is."""
+
+    def __init__(self, files: Files, models: Sequence[Checkpoint | None], name: str, itemsize: int) -> None:
+        self.files, self.name, self.itemsize = files, name, itemsize
+        self.count = len(models)
+        self.models = [model for model in models if model]
+        self.first = self.count - len(self.models)  # the first row that is read
+        plain = kernels.usable() and all(stored(model, name, itemsize) for model in self.models)
+        self.places = files.places(self.models, name) if plain else None
+
+    @cached_property
+    def readers(self) -> list[Reader]:
+        """What reads each of the rows on its own."""
+        return [self.files.reader(model, self.name, self.itemsize) for model in self.models]
+
+    def fill(self, bits: Bits, starts: Sequence[int], length: int) -> None:
+        """Fill the rows with the entries from each of these numbers on, of that length, one run after the other."""
+        if self.places:
+            from merging.kernels import files
+
+            if files.read(*self.places, np.array(starts), length, bits[self.first :]):
+                return
+        for read, row in zip(self.readers, bits[self.first :], strict=True):  # what went wrong does so again, in words
+            for number, start in enumerate(starts):
+                read(row[number * length :][:length], start)
 
 
 class Files:
@@ -28,23 +58,28 @@ class Files:
 
     def reader(self, model: Checkpoint, name: str, itemsize: int) -> Reader:
         """What fills rows of that item size with a model's tensor: its bytes where they can stay as they are."""
-        plain = name not in model.made and (model.entries[name].dtype, itemsize) in (("BF16", 2), ("F32", 4))
-        if plain and hasattr(os, "preadv"):
+        if stored(model, name, itemsize):
             return self._stored(model, name)
 
-        def read(row: Bits, start: int, stop: int) -> None:
-            values = model.read(name, start, stop)
+        def read(row: Bits, start: int) -> None:
+            values = model.read(name, start, start + len(row))
             row[:] = values.view(torch.int16).numpy().view(np.uint16) if itemsize == 2 else _lifted(values)
 
         return read
+
+    def places(self, models: Sequence[Checkpoint], name: str) -> tuple[Bits, Bits]:
+        """The numbers of the open files that hold the tensor, and where it begins in each."""
+        entries = [model.entries[name] for model in models]
+        numbers = np.array([self._number(entry.file) for entry in entries], np.int32)
+        return numbers, np.array([entry.offset for entry in entries], np.int64)
 
     def _stored(self, model: Checkpoint, name: str) -> Reader:
         entry = model.entries[name]
         number, size = self._number(entry.file), SIZES[entry.dtype]
 
-        def read(row: Bits, start: int, stop: int) -> None:
+        def read(row: Bits, start: int) -> None:
+            done = 0
             try:
-                done = os.preadv(number, [row.data], entry.offset + start * size)
                 while done < row.nbytes:
                     count = os.preadv(number, [row.data.cast("B")[done:]], entry.offset + start * size + done)
                     if not count:
@@ -68,6 +103,12 @@ class Files:
     def close(self) -> None:
         for number in self.opened.values():
             os.close(number)
+
+
+def stored(model: Checkpoint, name: str, itemsize: int) -> bool:
+    """Whether the bytes of a model's tensor are what is wanted, and can be read at any place by any thread."""
+    plain = name not in model.made and (model.entries[name].dtype, itemsize) in (("BF16", 2), ("F32", 4))
+    return plain and hasattr(os, "preadv")
 
 
 def _lifted(values: Any) -> Bits:

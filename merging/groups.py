@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TILE = 1 << 17  # entries whose sum is taken at once; all sums add these tiles in order, whatever the chunks
-FEW = 1 << 16  # numbers that are quicker sorted than counted
+FEW = 1 << 18  # numbers that are quicker sorted than counted
 Bits = np.ndarray[Any, Any]
 
 
@@ -91,81 +92,99 @@ class Group:
         group.which, group.weight, group.device = self.which, self.weight, self.device
         return group
 
-    def tiles(self) -> Iterable[Group]:
+    def tiles(self) -> Iterator[Group]:
         """The runs of entries over which sums are taken."""
         if self.size <= TILE:
-            return [self]
-        return (self.cut(start, min(start + TILE, self.size)) for start in range(0, self.size, TILE))
+            yield self
+            return
+        for start in range(0, self.size, TILE):
+            yield self.cut(start, min(start + TILE, self.size))
+
+    def picked(self, starts: Sequence[int], length: int) -> Group:
+        """The runs of entries that begin at these places, one after the other."""
+        places = (np.array(starts)[:, None] + np.arange(length)).ravel()
+        return self._alike(Group.of_bits(self.name, self.bits[:, places], self.start, self.matrix))
 
 
 class Groups:
-    """What a survey goes over, as often as it likes: pieces that are read when their turn comes, by a crew."""
+    """What a survey goes over, as often as it likes: pieces that are read when their turn comes, by a crew.
+
+    A piece is shown tile by tile, and a tile is valid until the same worker is shown the next one.
+    """
 
     def __init__(
         self,
         pieces: Sequence[Any],
-        read: Callable[[Any], Group],
+        read: Callable[[Any], Iterable[Group]],
         sizes: Sequence[int],
         crew: Crew | None = None,
-        cut: Callable[[Any, int], Any] | None = None,
+        pick: Callable[[Any, Sequence[int], int], Group] | None = None,
     ) -> None:
         self.pieces, self.read = pieces, read
         self.sizes = sizes  # the number of entries of each expert
         self.few = max(sizes) <= FEW  # whether all of them may be held in memory
-        self.cut = cut  # the piece that is the beginning of a piece
+        self.pick = pick  # the runs of a piece that begin at these places, of that length, as one group
         self.crew = crew or Crew()
 
     @staticmethod
     def of(groups: Sequence[Group]) -> Groups:
         """Groups that are in memory."""
-        size = sum(group.size for group in groups)
-        return Groups(groups, lambda group: group, [size] * len(groups[0].which), cut=lambda group, n: group.cut(0, n))
+        experts = 1 + max(max(group.which) for group in groups)
+        sizes = [sum(group.size for group in groups if index in group.which) for index in range(experts)]
+        return Groups(groups, Group.tiles, sizes, pick=Group.picked)
 
     def each(self, visit: Callable[[int, Group], None]) -> None:
-        """One pass: show every piece, and its number, to `visit`, several at a time."""
-        self.crew.run(lambda piece: visit(piece[0], self.read(piece[1])), enumerate(self.pieces))
+        """One pass: show every tile, and its number, to `visit`, several at a time."""
+
+        def show(numbered: tuple[int, Any]) -> None:
+            for number, tile in enumerate(self.read(numbered[1]), numbered[0]):
+                visit(number, tile)
+
+        self.crew.run(show, zip(self._first()[:-1], self.pieces, strict=True))
+
+    def _first(self) -> list[int]:
+        """The number of each piece's first tile, and at the end the number of tiles."""
+        return [0, *accumulate(-(-piece.size // TILE) for piece in self.pieces)]
 
     def sum(self, measure: Callable[[Group], Tensor]) -> Tensor:
         """The sum of a measure of shape (experts, ...) or () over all entries, always added in the same order."""
-        first = np.cumsum([0, *(-(-piece.size // TILE) for piece in self.pieces)])  # the number of each piece's tile
-        sums: list[Tensor] = []  # one tensor with a row for every tile
-        lock = threading.Lock()
+        rows: list[Any] = [None] * self._first()[-1]
 
-        def visit(number: int, group: Group) -> None:
-            for row, tile in enumerate(group.tiles(), int(first[number])):
-                values = self._of_all(measure(tile), group.which)
-                with lock:
-                    if not sums:
-                        sums.append(values.new_zeros(int(first[-1]), *values.shape))
-                sums[0][row] = values
+        def visit(number: int, tile: Group) -> None:
+            rows[number] = self._of_all(measure(tile), tile.which)
 
         self.each(visit)
-        return torch.from_numpy(np.add.accumulate(sums[0].numpy(), axis=0)[-1:]).squeeze(0)
+        return torch.from_numpy(np.add.accumulate(torch.stack(rows).numpy(), axis=0)[-1:]).squeeze(0)
 
     def fold(self, begin: Callable[[], Any], add: Callable[[Group, Any], None]) -> list[Any]:
-        """What each worker has made of the pieces it was shown, beginning with `begin`."""
+        """What each worker has made of the tiles it was shown, beginning with `begin`."""
         made: dict[int, Any] = {}
 
-        def visit(_: int, group: Group) -> None:
+        def visit(_: int, tile: Group) -> None:
             worker = threading.get_ident()
             if worker not in made:
                 made[worker] = begin()
-            add(group, made[worker])
+            add(tile, made[worker])
 
         self.each(visit)
         return list(made.values())
 
-    def sample(self, measure: Callable[[Group], Any], runs: int, length: int) -> list[Any]:
-        """The measure of the beginnings of some pieces, evenly spread, in their order; none where there are too few."""
-        cut, step = self.cut, len(self.pieces) // runs
-        if cut is None or not step:
+    def sample(self, measure: Callable[[Group], Tensor], every: int, length: int) -> list[tuple[Any, Tensor]]:
+        """A measure of runs of entries, one in `every` entries: the experts of a piece, and (experts, runs, length)."""
+        if not (pick := self.pick):
             return []
-        chosen, found = self.pieces[::step], {}
+        ends = accumulate(piece.size for piece in self.pieces)
+        runs = [
+            range((piece.size - end) % every, piece.size - length + 1, every)
+            for end, piece in zip(ends, self.pieces, strict=True)
+        ]
+        found: dict[int, Any] = {}
 
         def look(number: int) -> None:
-            found[number] = measure(self.read(cut(chosen[number], length)))
+            group = pick(self.pieces[number], runs[number], length)
+            found[number] = group.which, measure(group).cpu().clone().unflatten(1, (-1, length))
 
-        self.crew.run(look, range(len(chosen)))
+        self.crew.run(look, [number for number, places in enumerate(runs) if places])
         return [found[number] for number in sorted(found)]
 
     def _of_all(self, values: Tensor, which: tuple[int, ...]) -> Tensor:

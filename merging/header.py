@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -40,7 +41,7 @@ class Entry:
     file: Path
     offset: int  # in bytes from the start of the file
 
-    @property
+    @cached_property
     def size(self) -> int:
         """The number of entries."""
         return math.prod(self.shape)

@@ -46,16 +46,11 @@ def _surveyed(
         [group.weighed(some["weight"]) for group in chunks] for some, chunks in zip(known, model.values(), strict=True)
     ]
     tensorwise = values.get("scope") == "tensor"
-    whole = None if tensorwise else _look(method, list(chain.from_iterable(tensors)), experts, values)
+    whole = None if tensorwise else method.look(Groups.of(list(chain.from_iterable(tensors))), values)
     for some, chunks in zip(known, tensors, strict=True):
-        survey = _look(method, [_alone(group) for group in chunks], len(chunks[0].which), some) if tensorwise else None
+        survey = method.look(Groups.of([_alone(group) for group in chunks]), some) if tensorwise else None
         for group in chunks:
             yield group, survey if tensorwise else of_some(whole, group.which), some
-
-
-def _look(method: Method, groups: list[Group], experts: int, values: dict[str, Any]) -> Any:
-    sizes = [sum(group.size for group in groups if index in group.which) for index in range(experts)]
-    return method.look(Groups(groups, lambda group: group, sizes, cut=lambda group, n: group.cut(0, n)), values)
 
 
 def _alone(group: Group) -> Group:

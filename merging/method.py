@@ -71,8 +71,8 @@ def _weighted_sum(weights: Tensor, tensors: Tensor) -> Tensor:
 
 
 Outcome = TaskCoefficients | ModelCoefficients | Blend
-# Writes the merge of a chunk as bits, by its survey and values: whether it is finite; or None where it cannot be used.
-Fused = Callable[[Group, Any, dict[str, Any], Bits], bool | None]
+Kernel = Callable[[Bits, Bits], bool]  # writes the merge of a chunk, from bits to bits; whether it is finite
+Fused = Callable[[Any, dict[str, Any]], Kernel | None]  # by survey and values of a tensor; None where there is none
 
 
 @dataclass(frozen=True)
@@ -130,8 +130,8 @@ class Method:
 
     def outcome(self, group: Group, survey: Any, values: dict[str, Any]) -> Outcome:
         """How one tensor, or a run of its entries, is merged."""
-        known = {**values, "base": group.base, "experts": group.experts, "matrix": group.matrix, "survey": survey}
-        return self.function(**_accepted(self.function, known))
+        asked = {name: getattr(group, name) for name in ("base", "experts", "matrix") if name in _names(self.function)}
+        return self.function(**asked, **_accepted(self.function, {**values, "survey": survey}))
 
 
 METHODS: dict[str, Method] = {}
@@ -157,7 +157,7 @@ def method(
     """Register a merge function; its keyword arguments, and its survey's, become the method's parameters.
 
     A method with a survey also has the parameter `scope`, which the engine acts on: the survey is handed the whole
-    model, or one tensor at a time. `scope` here is its default. `fused` does the same in one go, where it can.
+    model, or one tensor at a time. `scope` here is its default. `fused` makes a kernel that does the same in one go.
     """
 
     def register(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
@@ -187,6 +187,7 @@ def _param(name: str, annotation: Any, default: Any) -> Param:
     return replace(param, name=name, default=default, optional=default is None)
 
 
+@cache
 def _annotation(function: Callable[..., Any], name: str) -> Any:
     annotation = function.__annotations__[name]
     return eval(annotation, function.__globals__) if isinstance(annotation, str) else annotation

@@ -88,27 +88,29 @@ class Output:
         self.numbers = {file: os.open(file, os.O_RDWR | getattr(os, "O_BINARY", 0)) for file in _files(placed)}
         self.lock = threading.Lock()
 
-    def write(self, name: str, start: int, values: Bits) -> bool:
-        """Put entries of a tensor, laid flat, at their place, from `start` on; whether the tensor is complete now."""
-        entry = self.placed[name]
-        data = values.view(np.uint8)
-        self._put(self.numbers[entry.file], data, entry.offset + start * SIZES[entry.dtype])
-        digest(data, SIZES[entry.dtype], self.digests[name], start)
-        with self.lock:
-            self.left[name] -= values.nbytes // SIZES[entry.dtype]
-            return self.left[name] == 0
-
-    def _put(self, number: int, data: Bits, offset: int) -> None:
-        view = memoryview(data.data)
+    def write(self, entry: Entry, start: int, tile: Any) -> None:
+        """Put a tile of a tensor, laid flat, at its place, from entry number `start` on."""
+        number, offset = self.numbers[entry.file], entry.offset + start * SIZES[entry.dtype]
         if hasattr(os, "pwrite"):
-            while view:
-                count = os.pwrite(number, view, offset)
-                view, offset = view[count:], offset + count
-            return
+            done = os.pwrite(number, tile, offset)
+            while done < tile.nbytes:
+                done += os.pwrite(number, tile.data.cast("B")[done:], offset + done)
+        else:
+            self._seek_and_write(number, tile, offset)
+        self.digests[entry.name][start // TILE] = xxhash.xxh3_64_intdigest(tile)
+
+    def _seek_and_write(self, number: int, tile: Any, offset: int) -> None:
         with self.lock:
             os.lseek(number, offset, os.SEEK_SET)
+            view = tile.data.cast("B")
             while view:
                 view = view[os.write(number, view) :]
+
+    def complete(self, name: str, entries: int) -> bool:
+        """Note that so many entries of a tensor were written; whether that was the last of it."""
+        with self.lock:
+            self.left[name] -= entries
+            return self.left[name] == 0
 
     def checksum(self, name: str) -> str:
         return checksum(self.digests[name], self.placed[name])
@@ -125,12 +127,6 @@ def _files(placed: dict[str, Entry]) -> list[Path]:
 def tiles(size: int) -> int:
     """The number of runs of entries that have a digest of their own."""
     return -(-size // TILE)
-
-
-def digest(data: Bits, size: int, into: Bits, start: int) -> None:
-    """The digests of the tiles in data whose entries have `size` bytes, the first of them entry number `start`."""
-    for at in range(0, len(data), TILE * size):
-        into[(start + at // size) // TILE] = xxhash.xxh3_64_intdigest(data[at : at + TILE * size].data)
 
 
 def checksum(digests: Bits, entry: Entry) -> str:
@@ -150,7 +146,7 @@ def stored_checksum(entry: Entry) -> str:
             stream.seek(entry.offset)
             for start in range(0, entry.size, TILE):
                 data = stream.read(min(TILE, entry.size - start) * size)
-                digest(np.frombuffer(data, np.uint8), size, digests, start)
+                digests[start // TILE] = xxhash.xxh3_64_intdigest(data)
     except OSError as error:
         raise MergeError(f"{entry.file} could not be read ({error.strerror}). Check the disk.") from error
     return checksum(digests, entry)

@@ -35,10 +35,10 @@ def passes(method: Method, values: dict[str, Any], few: bool) -> int:
     count, experts = 0, len(values["weight"])
     group = Group("", torch.zeros(2), torch.arange(2.0 * experts).reshape(experts, 2)).weighed(values["weight"])
 
-    def read(piece: Group) -> Group:
+    def read(piece: Group) -> Iterator[Group]:
         nonlocal count
         count += 1
-        return piece
+        return piece.tiles()
 
     groups = Groups([group], read, [group.size] * experts)
     groups.few = few

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 LAYER = re.compile(r"^(?P<tower>.*?)\b(?:layers|layer|blocks|block|h)\.(?P<layer>\d+)\.(?P<module>.+)$")
 
@@ -37,6 +38,7 @@ class Place:
         return "" if self.layer is None else f"{self.tower} {self.layer}".strip()
 
 
+@lru_cache(1 << 16)
 def place(name: str) -> Place:
     """The place of the tensor of that name: `model.layers.3.mlp.up_proj.weight` is module `up` of layer 3."""
     if found := LAYER.match(name):

@@ -128,10 +128,10 @@ def estimate(
     """About how many bytes of memory a merge will have, and how many seconds it will take once the files are cached."""
     models = 1 + len(work.experts)
     try:
-        threads, chunk = fitting(memory or MEMORY, workers or os.cpu_count() or 1, models)
+        threads = fitting(memory or MEMORY, workers or os.cpu_count() or 1, models)
         visits = all_passes(work, settings) if settings else {}
     except MergeError:  # it is among the problems
         return 0, 0.0
     read = sum(work.base.entries[name].bytes * models * (1 + visits.get(name, 0)) for name in work.merged)
     speed = SLOW if settings and settings.method.entrywise else QUICK
-    return PROGRAM + memory_of(threads, models, chunk), (read + work.bytes) / (speed * threads)
+    return PROGRAM + memory_of(threads, models), (read + work.bytes) / (speed * threads)

@@ -24,7 +24,7 @@ class Step:
 
 
 class Progress:
-    """Counts the chunks that are read, by any thread, and tells of each before it is."""
+    """Counts the pieces that are read, by any thread, and tells of each before it is."""
 
     def __init__(self, work: Plan, passes: dict[str, int], on_step: Callable[[Step], None] | None) -> None:
         self.passes, self.on_step = passes, on_step  # of the survey over each tensor
@@ -37,7 +37,7 @@ class Progress:
         self.lock = threading.Lock()
 
     def watch(self, span: Span) -> None:
-        """A chunk is about to be read."""
+        """A piece is about to be read."""
         with self.lock:
             size, before = self.entries[span.name], self.read[span.name]
             self._tell(span.name, "Surveying" if before // size < self.passes[span.name] else "Merging")

@@ -14,22 +14,25 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from merging import kernels
 from merging.groups import Bits, Group, Groups
+from merging.kernels import SPARE
 from merging.lazy import torch
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 BINS = 1 << 21  # of an interval at most
-NOWHERE = (1 << 32) - 1, 1 << 32  # an interval that costs nothing to look in
+NOWHERE = (1 << 32) - 1  # the first code of an interval that costs nothing to look in
 COARSE = 1 << 16  # bins to begin with where there is no sample
-SAMPLED, RUN = 1000, 1024  # runs of entries that are sampled at least, and how many each has
+SAMPLED, RUN = 1000, 1024  # runs of entries that are sampled of a large model, and how many each has
+SPARSE, LEAST = 32, 64  # at least one in so many entries of a smaller one, and so many runs
+FINE, RARE = 16, 1e-3  # bits of bins that are enough where so few codes are not the first of their bin
 ENDS = 2.5  # standard errors to both sides of what the sample suggests
 FINITE = range(0x00800000, 0xFF800000)  # the codes of finite numbers
 
 Ranks = Callable[[int, int], list[int]]
 Values = Callable[[Group], "Tensor"]
+Count = Callable[..., None]
 
 
 class NotFiniteError(Exception):
@@ -40,11 +43,12 @@ class NotFiniteError(Exception):
         self.name = name
 
 
-def order_statistics(groups: Groups, values: Values, ranks: Ranks) -> Tensor:
+def order_statistics(groups: Groups, values: Values, ranks: Ranks, count: Count | None = None) -> Tensor:
     """For each expert, the values of the ranks wanted, (experts, ranks).
 
     `values` of all groups, (experts, entries), are ranked together, ascending and counted from 0; `ranks` is asked for
-    the ranks wanted, by the number of an expert's entries and the number of the expert.
+    the ranks wanted, by the number of an expert's entries and the number of the expert. `count` counts the values of a
+    group in one go, where kernels can be used: it is called with the group, and what `kernels.ranks.tally` is told.
     """
     wanted = np.array([ranks(size, expert) for expert, size in enumerate(groups.sizes)])
     if groups.few:
@@ -52,145 +56,189 @@ def order_statistics(groups: Groups, values: Values, ranks: Ranks) -> Tensor:
     places = _guess(groups, values, wanted)
     codes = np.full(wanted.shape, -1, np.int64)
     while (codes < 0).any():
-        tally = _pass(groups, values, places)
+        tally = _pass(groups, values, count, places)
         if not all(int(code) in FINITE for code in (tally.least.min(), tally.largest.max())):
             raise NotFiniteError
-        ends = places.ends  # as they were counted by, before any interval is changed
+        begins = places.begins  # as they were counted by, before any interval is changed
         for place in np.ndindex(*wanted.shape):
             if codes[place] < 0:
                 rank, entries = int(wanted[place]), groups.sizes[place[0]]
-                codes[place] = places.narrowed(tally, place, int(ends[place]), rank, entries)
+                codes[place] = places.narrowed(tally, place, int(begins[place]), rank, entries)
     return _from_codes(torch.from_numpy(codes))
 
 
 def _sorted(groups: Groups, values: Values, wanted: Bits) -> Tensor:
     """The same for a few numbers, which all fit the memory."""
-    found: list[list[Tensor]] = [[] for _ in groups.sizes]
+    found: list[list[Bits]] = [[] for _ in groups.sizes]
 
     def visit(_: int, group: Group) -> None:
-        for expert, row in zip(group.which, values(group).cpu(), strict=True):
-            found[expert].append(row.clone())
+        for expert, row in zip(group.which, values(group).cpu().numpy(), strict=True):
+            found[expert].append(row.copy())
 
     groups.each(visit)
-    rows = [torch.cat(parts).sort().values for parts in found]
-    if not all(row.isfinite().all() for row in rows):
+    rows = [np.concatenate(parts) for parts in found]
+    if not all(np.isfinite(row).all() for row in rows):
         raise NotFiniteError
-    return torch.stack([row[places] for row, places in zip(rows, wanted.tolist(), strict=True)])
+    return torch.from_numpy(
+        np.stack([np.partition(row, places)[places] for row, places in zip(rows, wanted, strict=True)])
+    )
 
 
 @dataclass
 class Tally:
-    """What one worker has counted: below the intervals and in their bins, and the extreme codes of each expert."""
+    """What one worker has counted: below the intervals and in them, and the extreme codes of each expert."""
 
-    below: Bits  # (experts, ranks)
+    below: Bits  # (experts, ranks, 3): below an interval, at its first, and at its last code
     counts: Bits  # the bins of all intervals, one interval after the other
+    mixed: Bits  # whether a bin holds other codes than its first
     least: Bits  # (experts)
     largest: Bits
 
 
 class Places:
-    """The intervals in which ranks are looked for, (experts, ranks): the lowest code, bits that a bin is wide, bins."""
+    """The intervals in which ranks are looked for, (experts, ranks), and the bins between their first and last codes.
+
+    What lies at both ends is counted apart: they come from a sample, and are often numbers that many entries have.
+    """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self.low, self.shift = np.zeros(shape, np.uint32), np.zeros(shape, np.uint32)
+        self.first, self.last = np.zeros(shape, np.uint32), np.zeros(shape, np.uint32)
+        self.start, self.shift = np.zeros(shape, np.uint32), np.zeros(shape, np.uint32)  # of the bins; bits of width
         self.bins = np.ones(shape, np.int64)
 
-    def set(self, place: tuple[int, ...], start: int, stop: int, most: int = BINS) -> None:
-        """Look for a rank among the codes from `start` to before `stop`."""
-        width = max(stop - start, 1)
-        bits = max(0, (width - 1).bit_length() - (most - 1).bit_length())
-        self.low[place], self.shift[place], self.bins[place] = start, bits, ((width - 1) >> bits) + 1
+    def set(self, place: tuple[int, ...], first: int, last: int, most: int = BINS, bits: int = 0) -> None:
+        """Look for a rank among the codes from one to another, in bins of at least 2^bits codes."""
+        bits = max(bits, (last - first).bit_length() - (most - 1).bit_length())
+        start = first >> bits << bits
+        self.first[place], self.last[place], self.start[place] = first, last, start
+        self.shift[place], self.bins[place] = bits, ((last - start) >> bits) + 1
 
     @property
-    def ends(self) -> Bits:
-        """Where the bins of each interval end among those of all, (experts, ranks)."""
-        return self.bins.cumsum().reshape(self.bins.shape)
+    def begins(self) -> Bits:
+        """Where the bins of each interval begin among those of all, (experts, ranks)."""
+        return (self.bins + SPARE).cumsum().reshape(self.bins.shape) - self.bins - SPARE
 
-    def narrowed(self, tally: Tally, place: tuple[int, ...], last: int, rank: int, entries: int) -> int:
-        """A rank's code by what was counted, in the bins that end at `last`; or -1, and a new interval to look in."""
+    def narrowed(self, tally: Tally, place: tuple[int, ...], begin: int, rank: int, entries: int) -> int:
+        """A rank's code by what was counted, in bins that begin at `begin`; or -1, and a new interval to look in."""
         if rank in (0, entries - 1):
             return int((tally.largest if rank else tally.least)[place[0]])
-        start, bits, before = int(self.low[place]), int(self.shift[place]), int(tally.below[place])
-        bins = int(self.bins[place])
-        ends = before + tally.counts[last - bins : last].cumsum(dtype=np.int64)
-        if rank < before:
-            self.set(place, 0, start)
-        elif rank >= ends[-1]:
-            self.set(place, start + (bins << bits), 1 << 32)
-        else:
-            code = start + (int(np.searchsorted(ends, rank, side="right")) << bits)
-            if bits == 0:
-                self.set(place, *NOWHERE)
+        code = self._found(tally, place, begin, rank)
+        if code >= 0:
+            self.set(place, NOWHERE, NOWHERE)
+        return code
+
+    def _found(self, tally: Tally, place: tuple[int, ...], begin: int, rank: int) -> int:
+        first, last, bits = (int(part[place]) for part in (self.first, self.last, self.shift))
+        below, at_first, at_last = tally.below[place].tolist()
+        if rank < below:
+            self.set(place, 0, first - 1)
+            return -1
+        if rank < below + at_first:
+            return first
+        ends = below + at_first + tally.counts[begin : begin + int(self.bins[place])].cumsum(dtype=np.int64)
+        if rank < ends[-1]:
+            number = int(np.searchsorted(ends, rank, side="right"))
+            code = int(self.start[place]) + (number << bits)
+            if not bits or not tally.mixed[begin + number]:
                 return code
-            self.set(place, code, code + (1 << bits))
+            self.set(place, code, min(code + (1 << bits) - 1, NOWHERE))
+        elif rank < ends[-1] + at_last:
+            return last
+        else:
+            self.set(place, last + 1, NOWHERE)
         return -1
 
 
-def _pass(groups: Groups, values: Values, places: Places) -> Tally:
-    experts, ends = len(places.low), places.ends
+def _pass(groups: Groups, values: Values, count: Count | None, places: Places) -> Tally:
+    experts, begins = len(places.first), places.begins
+    ends = begins + places.bins + SPARE
     dtype = np.uint32 if max(groups.sizes) < 1 << 32 else np.int64  # so that no bin overflows
 
     def begin() -> Tally:
         edges = np.full(experts, 0xFFFFFFFF, np.uint32), np.zeros(experts, np.uint32)
-        return Tally(np.zeros(ends.shape, np.int64), np.zeros(ends[-1, -1], dtype), *edges)
+        bins = ends[-1, -1]
+        return Tally(np.zeros((*ends.shape, 3), np.int64), np.zeros(bins, dtype), np.zeros(bins, np.bool_), *edges)
 
-    tallies: list[Tally] = groups.fold(
-        begin, lambda group, mine: _count(values(group), group.which, places, ends, mine)
-    )
+    def add(group: Group, mine: Tally) -> None:
+        if group.fused:
+            from merging.kernels import ranks
+
+            intervals = places.first, places.last, places.start, places.shift, begins, ends
+            told = np.array(group.which), intervals, (mine.below, mine.counts, mine.mixed, mine.least, mine.largest)
+            if count:
+                count(group, *told)
+            else:
+                ranks.tally(values(group).numpy(), *told)
+        else:
+            _count(values(group), group.which, places, begins, mine)
+
+    tallies: list[Tally] = groups.fold(begin, add)
     first = tallies[0]
     for other in tallies[1:]:
         first.below += other.below
         first.counts += other.counts
+        first.mixed |= other.mixed
         np.minimum(first.least, other.least, out=first.least)
         np.maximum(first.largest, other.largest, out=first.largest)
     return first
 
 
-def _count(values: Tensor, which: tuple[int, ...], places: Places, ends: Bits, into: Tally) -> None:
+def _count(values: Tensor, which: tuple[int, ...], places: Places, begins: Bits, into: Tally) -> None:
     """Add a chunk's values, (experts, entries), to what was counted."""
-    if values.device.type == "cpu" and kernels.usable():
-        from merging.kernels import ranks
-
-        intervals = places.low, places.shift, ends - places.bins, ends
-        ranks.tally(values.numpy(), np.array(which), *intervals, into.below, into.counts, into.least, into.largest)
-        return
     for expert, codes in zip(which, _codes(values), strict=True):
         into.least[expert] = min(into.least[expert], int(codes.min()))
         into.largest[expert] = max(into.largest[expert], int(codes.max()))
-        for rank, last in enumerate(ends[expert].tolist()):
-            start, bits, size = (int(part[expert, rank]) for part in (places.low, places.shift, places.bins))
-            into.below[expert, rank] += int((codes < start).sum())
-            bins = (codes[codes >= start] - start) >> bits
-            found = torch.bincount(bins[bins < size], minlength=size).cpu().numpy()
-            into.counts[last - size : last] += found.astype(into.counts.dtype)
+        for rank, begin in enumerate(begins[expert].tolist()):
+            parts = places.first, places.last, places.start, places.shift, places.bins
+            first, last, start, bits, size = (int(part[expert, rank]) for part in parts)
+            at_last = int((codes == last).sum()) if last > first else 0
+            into.below[expert, rank] += (int((codes < first).sum()), int((codes == first).sum()), at_last)
+            inside = codes[(codes > first) & (codes < last)] - start
+            found = torch.bincount(inside >> bits, minlength=size).cpu().numpy()
+            into.counts[begin : begin + size] += found.astype(into.counts.dtype)
+            into.mixed[begin + (inside[inside % (1 << bits) != 0] >> bits).cpu().numpy()] = True
 
 
 def _guess(groups: Groups, values: Values, wanted: Bits) -> Places:
     """The intervals to begin with: where a sample of runs, evenly spread, suggests that the ranks are."""
-    places = Places(wanted.shape)
-    found = groups.sample(lambda group: (group.which, values(group).cpu().clone()), SAMPLED, RUN)
+    places, most = Places(wanted.shape), max(groups.sizes)
+    every = max(most // SAMPLED, min(SPARSE * RUN, most // LEAST), RUN)
+    found = groups.sample(values, every, RUN)
     for expert, size in enumerate(groups.sizes):
-        rows = [run[which.index(expert)] for which, run in found if expert in which and run.shape[1] == RUN]
-        runs = _codes(torch.stack(rows)).numpy().astype(np.uint32) if rows else np.zeros((0, RUN), np.uint32)
+        rows = [part[which.index(expert)].numpy() for which, part in found if expert in which]
+        runs = _in_place(np.concatenate(rows)) if rows else np.zeros((0, RUN), np.uint32)
         sample = np.sort(runs, axis=None)
         for place, rank in enumerate(wanted[expert].tolist()):
             if rank in (0, size - 1):  # every worker sees the extremes: nothing need be counted
-                places.set((expert, place), *NOWHERE)
+                places.set((expert, place), NOWHERE, NOWHERE)
             elif rows:
                 places.set((expert, place), *_suggested(runs, sample, rank / size))
             else:
-                places.set((expert, place), 0, 1 << 32, COARSE)
+                places.set((expert, place), 0, NOWHERE, COARSE)
     return places
 
 
-def _suggested(runs: Bits, sample: Bits, share: float) -> tuple[int, int]:
-    """The interval of codes in which the entry of that share from below lies, with some certainty."""
+def _suggested(runs: Bits, sample: Bits, share: float) -> tuple[int, int, int, int]:
+    """The interval of codes in which the entry of that share from below lies, with some certainty; and its bins."""
     below = (runs < sample[min(int(share * len(sample)), len(sample) - 1)]).mean(1)
     # Neighbouring runs are alike, so that their differences tell how far the sample's share is off.
     error = float(np.sqrt(np.square(np.diff(below)).mean() / 2 / len(runs))) if len(runs) > 1 else 1.0
     edges = [(share + sign * (ENDS * error + 1 / len(sample))) * len(sample) for sign in (-1, 1)]
-    first, last = (sample[int(np.clip(edge, 0, len(sample) - 1))] for edge in edges)
-    return int(first), int(last) + 1
+    first, last = (int(np.clip(edge, 0, len(sample) - 1)) for edge in edges)
+    return int(sample[first]), int(sample[last]), BINS, _width(sample[first : last + 1])
+
+
+def _width(codes: Bits) -> int:
+    """The bits of a bin in which nearly all codes are its first: differences of bfloat16 numbers end on zeros."""
+    most = max(int(codes[-1] - codes[0]).bit_length() - FINE, 0)
+    return next((bits for bits in range(most, 0, -1) if (codes & ((1 << bits) - 1) != 0).mean() < RARE), 0)
+
+
+def _in_place(values: Bits) -> Bits:
+    """The codes of float32 values, in their place."""
+    bits = values.view(np.uint32)
+    bits ^= (values.view(np.int32) >> 31).view(np.uint32) | np.uint32(1 << 31)
+    return bits
 
 
 def _codes(values: Tensor) -> Tensor:

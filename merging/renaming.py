@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 ENDINGS = {"gamma": "weight", "beta": "bias"}
 
 
+@lru_cache(1 << 16)
 def core(name: str) -> str:
     """A name without what differs between libraries."""
     parts = [part for part in name.split(".") if part not in WRAPPERS]

@@ -12,6 +12,7 @@ from merging.checkpoint import Checkpoint
 from merging.chunks import Writer, writer
 from merging.crew import Crew
 from merging.errors import MergeError
+from merging.groups import TILE
 from merging.header import Entry, dtype_of
 from merging.lazy import torch
 from merging.output import Output, stored_checksum
@@ -23,7 +24,7 @@ from merging.settings import Settings, depths
 from merging.stream import Span, Stream, spans
 from merging.workplace import Workplace
 
-LARGE = 16  # a tensor of more chunks than this is shared by all workers; the others are given to one worker each
+LARGE = 4  # a tensor of more pieces than this is shared by all workers; the others are given to one worker each
 
 
 class Run:
@@ -34,7 +35,6 @@ class Run:
         work: Plan,
         settings: Settings,
         team: Crew,
-        chunk: int,
         device: str,
         output: Output,
         made_in: Workplace,
@@ -43,8 +43,8 @@ class Run:
         self.work, self.settings, self.method, self.crew = work, settings, settings.method, team
         self.output, self.made_in = output, made_in
         self.tensorwise = tensorwise(settings)
-        self.stream = Stream(work, team, chunk, self.method.needs_base, self.tensorwise, device)
-        self.depths = depths(work.merged)
+        self.stream = Stream(work, team, self.method.needs_base, self.tensorwise, device)
+        self.depths, self.known = depths(work.merged), dict[Any, dict[str, Any]]()
         self.stream.weights = {name: self._values(name)["weight"] for name in work.merged}
         self.left = [name for name in work.merged if not self._intact(name)]
         self.progress = Progress(work, all_passes(work, settings), on_step)
@@ -58,7 +58,10 @@ class Run:
         return known is not None and known == stored_checksum(self.output.placed[name])
 
     def _values(self, name: str) -> dict[str, Any]:
-        return values_of(self.work, self.settings, name, self.depths[name])
+        alike: Any = self.work.merged[name] if self.settings.constant else name
+        if alike not in self.known:
+            self.known[alike] = values_of(self.work, self.settings, name, self.depths[name])
+        return self.known[alike]
 
     def all(self, clock: Clock) -> None:
         """Copy what is copied, survey, and merge, but for what an earlier run has finished."""
@@ -95,38 +98,41 @@ class Run:
                 write = writer(self.method, survey, self._values(name), self.stream.empty(name))
                 yield from ((span, write) for span in self.stream.spans(name))
 
-        team.run(self._merge_chunk, pieces())
+        team.run(self._merge_piece, pieces())
 
-    def _merge_chunk(self, piece: tuple[Span, Writer]) -> None:
+    def _merge_piece(self, piece: tuple[Span, Writer]) -> None:
         span, write = piece
-        group, entry = self.stream.read(span), self.output.placed[span.name]
-        out = kernels.scratch("out", (1, group.size), np.uint16 if entry.dtype == "BF16" else np.uint32)[0]
-        if not write(group, out):
-            raise NotFiniteError(span.name)
-        self._put(span.name, span.start, out if entry.dtype in ("BF16", "F32") else _converted(out, entry))
+        entry = self.output.placed[span.name]
+        dtype, plain = np.uint16 if entry.dtype == "BF16" else np.uint32, entry.dtype in ("BF16", "F32")
+        for tile in self.stream.read(span):
+            out = kernels.scratch("out", (1, tile.size), dtype)[0]
+            if not write(tile, out):
+                raise NotFiniteError(span.name)
+            self.output.write(entry, tile.start, out if plain else _converted(out, entry))
+        self._told(span)
 
     def _copy(self, name: str) -> None:
         """A tensor that is not merged, from the base or from the expert that has it."""
         kept = self.work.kept.get(name)
         model = self.work.base if kept is None else self.work.experts[kept]
         entry = self.output.placed[name]
-        for span in spans(name, entry.size, self.stream.chunk):
-            values = model.read(name, span.start, span.stop).to(dtype_of(entry))
+        for start in range(0, entry.size, TILE):
+            values = model.read(name, start, min(start + TILE, entry.size)).to(dtype_of(entry))
             if entry.floating and not values.isfinite().all():
                 raise NotFiniteError(name)
-            self._put(name, span.start, values.contiguous().view(torch.uint8).numpy())
-        if not entry.size:
-            self.made_in.finish(name, self.output.checksum(name))
+            self.output.write(entry, start, values.contiguous().view(torch.uint8).numpy())
+        self._told(Span(name, 0, entry.size))
 
-    def _put(self, name: str, start: int, values: Any) -> None:
-        if self.output.write(name, start, values):
-            self.made_in.finish(name, self.output.checksum(name))
+    def _told(self, span: Span) -> None:
+        """A piece was written: the journal is told of every tensor that is finished."""
+        if self.output.complete(span.name, span.size):
+            self.made_in.finish(span.name, self.output.checksum(span.name))
 
     def blame(self, name: str) -> MergeError:
         """What to say when a number of that tensor, or of any, turned out not to be finite: which one it is."""
         for suspect in [name] if name else self.work.merged:
             for model in self._read(suspect):
-                for span in spans(suspect, self.output.placed[suspect].size, self.stream.chunk):
+                for span in spans(suspect, self.output.placed[suspect].size):
                     if not model.read(suspect, span.start, span.stop).float().isfinite().all():
                         words = f"`{suspect}` of {model.name} holds NaN or infinity."
                         return MergeError(f"{words} A merge would spread it; choose another model.")

@@ -54,6 +54,13 @@ def magnitudes(group: Group) -> Tensor:
     return group.tau.abs()
 
 
+def count_magnitudes(group: Group, *counting: Any) -> None:
+    """Count the magnitudes where `order_statistics` wants them counted, without writing them down."""
+    from merging.kernels import ranks
+
+    ranks.tally_magnitudes(group.bits, *counting)
+
+
 class Picked:
     """What a survey says of the experts that have a tensor, kept for each set of them: where they are needed."""
 

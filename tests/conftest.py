@@ -68,10 +68,10 @@ def random_tensors(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, T
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Cuts tensors into chunks of a few tiles of a few entries, as large models are cut."""
-    from merging import compare, groups, output, stream
+    from merging import compare, groups, output, run, stream
 
     def cut(tile: int, tiles: int = 1) -> None:
-        for module in (compare, groups, output, stream):
+        for module in (compare, groups, output, run, stream):
             monkeypatch.setattr(module, "TILE", tile)
         monkeypatch.setattr(stream, "TILES", tiles)
 

@@ -91,6 +91,59 @@ def code(context: Any, value: Any) -> Any:
     return types.uint32(types.float32), ordered
 
 
+def _of_two(compute: Any, result: Any) -> Any:
+    """An operation on two uint32 that stays with them: numba widens them to 64 bits, in which half as many fit."""
+
+    @intrinsic
+    def operation(context: Any, a: Any, b: Any) -> Any:
+        def built(_: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return compute(builder, *args)
+
+        return result(types.uint32, types.uint32), built
+
+    return operation
+
+
+def _chosen(order: str) -> Any:
+    return lambda builder, a, b: builder.select(builder.icmp_unsigned(order, a, b), a, b)
+
+
+def _compared(order: str) -> Any:
+    return lambda builder, a, b: builder.zext(builder.icmp_unsigned(order, a, b), I32)
+
+
+smaller, larger = _of_two(_chosen("<"), types.uint32), _of_two(_chosen(">"), types.uint32)
+less, same = _of_two(_compared("<"), types.int32), _of_two(_compared("=="), types.int32)  # 1 where it holds, else 0
+
+
+@intrinsic
+def bin_between(context: Any, code: Any, first: Any, last: Any, start: Any, shift: Any) -> Any:
+    """The number of the bin of 2^shift codes, counted from `start`, for codes between two; else a large number."""
+
+    def counted(_: Any, builder: Any, signature: Any, args: Any) -> Any:
+        code, first, last, start, shift = args
+        inside = builder.icmp_unsigned("<", builder.sub(builder.sub(code, first), I32(1)), _apart(builder, first, last))
+        return builder.select(inside, builder.lshr(builder.sub(code, start), shift), I32(0xFFFFFFFF))
+
+    return types.uint32(*[types.uint32] * 5), counted
+
+
+def _apart(builder: Any, first: Any, last: Any) -> Any:
+    """How many codes there are between two."""
+    return builder.sub(builder.sub(last, first), I32(1))
+
+
+@intrinsic
+def rest_of(context: Any, code: Any, shift: Any, place: Any, bins: Any) -> Any:
+    """What a code is more than the first of its bin of 2^shift codes; 0 for one that lies beyond the bins."""
+
+    def masked(_: Any, builder: Any, signature: Any, args: Any) -> Any:
+        mask = builder.sub(builder.shl(I32(1), args[1]), I32(1))
+        return builder.select(builder.icmp_unsigned("<", args[2], args[3]), builder.and_(args[0], mask), I32(0))
+
+    return types.uint32(*[types.uint32] * 4), masked
+
+
 @intrinsic
 def power_of_two(context: Any, shifted: Any) -> Any:
     """2 to the whole number k, given as the float32 1.5 * 2^23 + k, whose lowest bits are those of k."""

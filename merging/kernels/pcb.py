@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from merging.kernels.bits import INFINITE, TILE, as_float, kernel, lift, lower, magnitude, power_of_two
+from merging.kernels.ranks import count
 
 F = np.float32
 ZERO, ONE, TWO = F(0), F(1), F(2)
@@ -136,6 +137,21 @@ def score(bits: Any, variant: int, moved: Any, low: Any, high: Any, out: Any) ->
         _score(tau, stop - start, variant, moved, low, high, work, scores)
         for expert in range(experts):
             out[expert][start:stop] = scores[expert][: stop - start]
+
+
+@kernel
+def tally(bits: Any, variant: int, moved: Any, low: Any, high: Any, which: Any, where: Any, into: Any) -> None:
+    """Count the scores of a chunk in the intervals of their ranks, as `ranks.tally` does."""
+    experts, size = bits.shape[0] - 1, bits.shape[1]
+    base, tau = np.empty(TILE, np.float32), np.empty((experts, TILE), np.float32)
+    work, scores = np.empty((2 + 2 * experts, TILE), np.float32), np.empty((experts, TILE), np.float32)
+    codes, bins = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
+    for start in range(0, size, TILE):
+        stop = min(start + TILE, size)
+        _tile(bits, start, stop, base, tau)
+        _score(tau, stop - start, variant, moved, low, high, work, scores)
+        for row in range(experts):
+            count(scores[row][: stop - start], which[row], where, into, codes, bins)
 
 
 @kernel

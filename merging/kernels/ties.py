@@ -61,23 +61,17 @@ def merge(
     """
     experts, size = bits.shape[0] - 1, bits.shape[1]
     base, tau, votes = np.empty(TILE, np.float32), np.empty((experts, TILE), np.float32), np.empty(TILE, np.float32)
-    total, counted = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    sign, total, counted = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
     largest = np.uint32(0)
     for start in range(0, size, TILE):
         stop = min(start + TILE, size)
         count = stop - start
         _vote(bits, start, stop, thresholds, weights, base, tau, votes)
-        for i in range(count):
-            votes[i] = majority if votes[i] == ZERO else votes[i]
-            total[i] = ZERO
-            counted[i] = ZERO
+        _elect(votes[:count], majority, sign)
+        total[:count] = ZERO
+        counted[:count] = ZERO
         for expert in range(experts):
-            weight, row = weights[expert], tau[expert]
-            for i in range(count):
-                part = weight * row[i]
-                share = ONE if ((votes[i] > ZERO) & (part > ZERO)) | ((votes[i] <= ZERO) & (part < ZERO)) else ZERO
-                total[i] += part * share
-                counted[i] += weight * share
+            _agree(tau[expert][:count], weights[expert], sign, total, counted)
         if averaged:
             for i in range(count):
                 total[i] /= ONE if abs(counted[i]) <= least else counted[i]
@@ -85,3 +79,21 @@ def merge(
             total[i] = base[i] + scaling * total[i]
         largest = max(largest, lower(total, out[start:stop]))
     return largest < INFINITE
+
+
+@kernel
+def _elect(votes: Any, majority: Any, sign: Any) -> None:
+    """1 where a positive sign is elected, -1 elsewhere."""
+    for i in range(len(votes)):
+        vote = majority if votes[i] == ZERO else votes[i]
+        sign[i] = ONE if vote > ZERO else -ONE
+
+
+@kernel
+def _agree(row: Any, weight: Any, sign: Any, total: Any, counted: Any) -> None:
+    """Add the entries of a trimmed task vector that have the elected sign, and count their weight."""
+    for i in range(len(row)):
+        part = weight * row[i]
+        agrees = part * sign[i] > ZERO
+        total[i] += part if agrees else ZERO
+        counted[i] += weight if agrees else ZERO

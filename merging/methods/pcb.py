@@ -8,10 +8,10 @@ import numpy as np
 
 from merging import kernels
 from merging.lazy import torch
-from merging.method import Bits, Blend, Group, Groups, method
+from merging.method import Blend, Group, Groups, Kernel, method
 from merging.params import Param, Scaling, Weight
 from merging.ranking import order_statistics
-from merging.vectors import Picked, magnitudes, total
+from merging.vectors import Picked, count_magnitudes, magnitudes, total
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,25 +46,29 @@ def survey(groups: Groups, *, ratio: Ratio = 0.1, variant: Variant = "release", 
     def bounds(entries: int, _: int) -> list[int]:
         return [min(int(entries * share), entries - 1), max(int(entries * (1 - share) - 1), 0), entries - 1]
 
-    low, high, largest = order_statistics(groups, magnitudes, bounds).T
+    low, high, largest = order_statistics(groups, magnitudes, bounds, count_magnitudes).T
     competition = Competition(largest > 0, low, high, torch.zeros_like(low), torch.zeros_like(low))
 
     def threshold(entries: int, _: int) -> list[int]:
         return [max(min(int(entries * (1 - ratio)), entries - 2), 0), entries - 1]
 
     picked = Picked(competition)
-    scores = order_statistics(groups, lambda group: _scores(group, picked.of(group), variant), threshold)
+    scores = order_statistics(
+        groups,
+        lambda group: _scores(group, picked.of(group), variant),
+        threshold,
+        lambda group, *counting: _count_scores(group, picked.of(group), variant, *counting),
+    )
     return competition._replace(threshold=scores[:, 0], best=scores[:, 1])
 
 
-def fused(group: Group, survey: Competition, values: dict[str, Any], out: Bits) -> bool:
+def fused(survey: Competition, values: dict[str, Any]) -> Kernel:
     """The merge of a chunk in one go."""
     from merging.kernels import pcb as kernel
 
-    known = [values.numpy() for values in survey]  # moved, low, high, threshold, best
+    kind, known = _KINDS[values["variant"]], [part.numpy() for part in survey]  # moved, low, high, threshold, best
     scalings = (values["scaling"] * values["weight"]).numpy()
-    done: bool = kernel.merge(group.bits, _KINDS[values["variant"]], *known, scalings, out)
-    return done
+    return lambda bits, out: kernel.merge(bits, kind, *known, scalings, out)
 
 
 @method(
@@ -108,6 +112,12 @@ def _scores(group: Group, competition: Competition, variant: str) -> Tensor:
     out = kernels.scratch("values", (len(group.which), group.size), np.float32)
     kernel.score(group.bits, _KINDS[variant], *(values.numpy() for values in competition[:3]), out)
     return torch.from_numpy(out)
+
+
+def _count_scores(group: Group, competition: Competition, variant: str, *counting: Any) -> None:
+    from merging.kernels import pcb as kernel
+
+    kernel.tally(group.bits, _KINDS[variant], *(values.numpy() for values in competition[:3]), *counting)
 
 
 def scores(tau: Tensor, bounds: Competition, variant: str) -> Tensor:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import numpy as np
 
 from merging.lazy import torch
-from merging.method import Bits, Blend, Group, Groups, method
+from merging.method import Blend, Group, Groups, Kernel, method
 from merging.params import Density, Param, Scaling, Weight
 from merging.ranking import order_statistics
-from merging.vectors import Picked, magnitudes, total
+from merging.vectors import Picked, count_magnitudes, magnitudes, total
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,24 +53,16 @@ def survey(groups: Groups, *, density: Density = 0.2, sign: Sign = "mass", varia
     return trim._replace(majority=groups.sum(lambda group: _balance(group, whole.of(group), sign)).sign().float())
 
 
-def fused(group: Group, survey: Trim, values: dict[str, Any], out: Bits) -> bool | None:
+def fused(survey: Trim, values: dict[str, Any]) -> Kernel | None:
     """The merge of a chunk in one go, for the usual rules."""
     if values["sign"] != "mass" or values["merge"] == "max":
         return None
     from merging.kernels import ties as kernel
 
-    weight = values["weight"]
-    done: bool = kernel.merge(
-        group.bits,
-        survey.thresholds.numpy(),
-        weight.numpy(),
-        np.float32(survey.majority),
-        np.float32(values["scaling"]),
-        values["merge"] == "mean",
-        np.float32(_least(weight)),
-        out,
-    )
-    return done
+    thresholds, weight, averaged = survey.thresholds.numpy(), values["weight"].numpy(), values["merge"] == "mean"
+    numbers = (float(survey.majority), values["scaling"], float(_least(values["weight"])))
+    majority, scaling, least = (np.float32(number) for number in numbers)
+    return lambda bits, out: kernel.merge(bits, thresholds, weight, majority, scaling, averaged, least, out)
 
 
 @method(
@@ -119,7 +111,7 @@ def _thresholds(groups: Groups, density: list[float], variant: str) -> Tensor:
         kept = int(entries * density[expert]) + (variant == "release")
         return [min(max(entries - kept, 0), entries - 1)]
 
-    return order_statistics(groups, magnitudes, ranks)[:, 0]
+    return order_statistics(groups, magnitudes, ranks, count_magnitudes)[:, 0]
 
 
 def _trimmed(tau: Tensor, thresholds: Tensor) -> Tensor:

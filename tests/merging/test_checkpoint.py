@@ -398,7 +398,7 @@ def test_what_is_written_is_what_safetensors_reads(limit: int, tmp_path: Path) -
     for name, entry in placed.items():
         for start in range(0, entry.size, 2):
             values = source.read(name, start, min(start + 2, entry.size))
-            output.write(name, start, values.view(torch.uint8).numpy())
+            output.write(entry, start, values.view(torch.uint8).numpy())
     output.close()
 
     found = {}

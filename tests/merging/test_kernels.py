@@ -178,25 +178,42 @@ def test_norms(bits: Bits) -> None:
     torch.testing.assert_close(fast, group.tau.double().square().sum(1), rtol=1e-13, atol=0)
 
 
-@given(bits=chunks(), low=st.integers(0, 0xFE000000), shift=st.integers(0, 8), where=st.booleans())
-def test_counts_in_an_interval(bits: Bits, low: int, shift: int, where: bool) -> None:
+@given(bits=chunks(), low=st.integers(0, 0xFE000000), width=st.integers(0, 300 << 8), where=st.booleans())
+def test_counts_in_an_interval(bits: Bits, low: int, width: int, where: bool) -> None:
     values = floats(bits)
+    model = np.concatenate([np.zeros_like(bits[:1]), bits])  # whose task vectors are the values
     places = ranking.Places((len(bits), 2))
     for expert, row in enumerate(values):
         starts = int(ranking._codes(row)[0]) if where else low, low
-        for rank, start in enumerate(min(start, 0xFE000000) for start in starts):
-            places.set((expert, rank), start, start + (300 << shift), most=512)
+        for rank, first in enumerate(min(start, 0xFE000000) for start in starts):
+            places.set((expert, rank), first, first + width, most=512)
     tallies = []
 
     for numba in (True, False):
-        edges = np.full(len(bits), 0xFFFFFFFF, np.uint32), np.zeros(len(bits), np.uint32)
-        counts = np.zeros(places.ends[-1, -1], np.int64)
-        tallies.append(ranking.Tally(np.zeros((len(bits), 2), np.int64), counts, *edges))
         with on_path(numba):
-            ranking._count(values, tuple(range(len(bits)))[::-1], places, places.ends, tallies[-1])
+            groups = Groups.of([Group.of_bits("w", model)])
+            tallies.append(ranking._pass(groups, lambda group: group.experts, None, places))
 
-    for part in ("below", "counts", "least", "largest"):
+    for begin, bins in zip(places.begins.flat, places.bins.flat, strict=True):
+        for part in ("counts", "mixed"):
+            one, other = (getattr(tally, part)[begin : begin + bins] for tally in tallies)
+            assert (one == other).all()
+    for part in ("below", "least", "largest"):
         assert (getattr(tallies[0], part) == getattr(tallies[1], part)).all()
+
+
+@given(bits=chunks(kinds=(near, grid, wide)), low=st.integers(0, 0xFE000000), shift=st.integers(0, 12))
+def test_magnitudes_are_counted_as_they_are(bits: Bits, low: int, shift: int) -> None:
+    groups, places = Groups.of([Group.of_bits("w", bits)]), ranking.Places((len(bits) - 1, 1))
+    for expert in range(len(bits) - 1):
+        places.set((expert, 0), low, low + (400 << shift), most=512)
+
+    one, other = (
+        ranking._pass(groups, vectors.magnitudes, count, places) for count in (vectors.count_magnitudes, None)
+    )
+
+    for part in ("below", "counts", "mixed", "least", "largest"):
+        assert (getattr(one, part) == getattr(other, part)).all()
 
 
 @pytest.mark.parametrize("numba", [True, False])

@@ -412,7 +412,7 @@ def test_a_disk_that_is_full_at_the_end(small_disk: Path, tmp_path: Path) -> Non
 
 def test_a_disk_that_fails_in_the_middle(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     merge(recipe, tmp_path / "whole")
-    put, count = Output._put, [0]
+    put, count = Output.write, [0]
 
     def fail(*given: Any) -> None:
         count[0] += 1
@@ -421,7 +421,7 @@ def test_a_disk_that_fails_in_the_middle(recipe: Recipe, tmp_path: Path, monkeyp
         put(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Output, "_put", fail)
+        patch.setattr(Output, "write", fail)
         with pytest.raises(MergeError, match="could not be written"):
             merge(recipe, tmp_path / "out", workers=1)
 

@@ -3,21 +3,21 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from merging import engine, stream
+from merging import engine
 from merging.checkpoint import open_checkpoint
 from merging.crew import Crew
 from merging.engine import merge
 from merging.errors import MergeError
-from merging.groups import TILE
 from merging.plan import plan
 from merging.recipe import Recipe
-from merging.stream import Stream, fitting, memory_of, spans
+from merging.stream import Span, Stream, fitting, memory_of, spans
 from tests.conftest import Family, write_model
 
 
@@ -59,11 +59,11 @@ def test_a_merge_without_workers_is_refused(workers: int, family: Family, tmp_pa
 
 @pytest.mark.parametrize("models", [2, 4, 9])
 def test_workers_are_as_many_as_the_memory_allows(models: int) -> None:
-    one = memory_of(1, models, stream.TILES * TILE)
+    one = memory_of(1, models)
 
-    assert fitting(one, 8, models)[0] == 1
-    assert fitting(4 * one - 1, 8, models)[0] == 3
-    assert fitting(100 * one, 8, models)[0] == 8
+    assert fitting(one, 8, models) == 1
+    assert fitting(4 * one - 1, 8, models) == 3
+    assert fitting(100 * one, 8, models) == 8
     with pytest.raises(MergeError, match=f"A merge of {models} models needs"):
         fitting(one - 1, 8, models)
 
@@ -80,7 +80,7 @@ def test_a_merge_has_no_more_workers_than_its_memory_allows(
 
     crew = engine.crew
     monkeypatch.setattr(engine, "crew", hire)
-    one = memory_of(1, 4, stream.TILES * TILE)
+    one = memory_of(1, 4)
 
     for number, memory in enumerate([3 * one, 100 * one]):
         merge(Recipe("ties", base, tuple(experts)), tmp_path / f"out-{number}", workers=5, memory=memory)
@@ -88,33 +88,48 @@ def test_a_merge_has_no_more_workers_than_its_memory_allows(
     assert hired == [3, 5]
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 8, 100])
+@pytest.mark.parametrize(("tile", "tiles"), [(1, 1), (3, 1), (1, 3), (2, 4), (100, 1)])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16, torch.float64])
-def test_a_stream_reads_what_the_models_hold(dtype: torch.dtype, chunk: int, family: Family) -> None:
+def test_a_stream_reads_what_the_models_hold(
+    dtype: torch.dtype, tile: int, tiles: int, family: Family, small_chunks: Callable[..., None], both_paths: str
+) -> None:
+    small_chunks(tile, tiles)
     base, experts = family(2, dtype)
-    opened = open_checkpoint(base)
-    work = plan(opened, [open_checkpoint(path) for path in experts])
-    source = Stream(work, Crew(), chunk)
+    models = [open_checkpoint(path) for path in (base, *experts)]
+    source = Stream(plan(models[0], models[1:]), Crew())
 
-    for name in work.merged:
-        found = [source.read(span) for span in source.spans(name)]
-        starts = [span.start for span in source.spans(name)]
-        whole = opened.tensor(name).float().flatten()
-        assert [group.start for group in found] == starts
-        assert starts == list(range(0, len(whole), chunk))
-        last = source.read(source.spans(name)[-1])
-        assert torch.equal(last.base, whole[starts[-1] :])
-        for expert, row in zip(experts, last.experts, strict=True):
-            assert torch.equal(row, open_checkpoint(expert).tensor(name).float().flatten()[starts[-1] :])
-        assert last.bits.itemsize == (2 if dtype == torch.bfloat16 else 4)
+    for name in source.plan.merged:
+        whole = torch.stack([model.tensor(name).float().flatten() for model in models])
+        starts = []
+        for group in (group for span in source.spans(name) for group in source.read(span)):
+            starts.append(group.start)
+            found = torch.cat([group.base[None], group.experts])
+            assert torch.equal(found, whole[:, group.start : group.start + tile])
+            assert group.bits.itemsize == (2 if dtype == torch.bfloat16 else 4)
+        assert starts == list(range(0, whole.shape[1], tile))
     source.files.close()
 
 
-def test_chunks_cover_a_tensor() -> None:
-    found = spans("w", 10, 4)
+def test_runs_are_picked_from_a_piece(family: Family, both_paths: str) -> None:
+    base, experts = family(2)
+    models = [open_checkpoint(path) for path in (base, *experts)]
+    source = Stream(plan(models[0], models[1:]), Crew())
+    name = "model.layers.0.mlp.up_proj.weight"
+    whole = torch.stack([model.tensor(name).float().flatten() for model in models])
 
-    assert [(span.start, span.stop) for span in found] == [(0, 4), (4, 8), (8, 10)]
-    assert spans("w", 0, 4) == []
+    found = source.pick(Span(name, 2, 24), [0, 3, 17], 5)
+
+    assert torch.equal(
+        torch.cat([found.base[None], found.experts]), whole[:, [*range(2, 7), *range(5, 10), *range(19, 24)]]
+    )
+    source.files.close()
+
+
+def test_pieces_cover_a_tensor(small_chunks: Callable[..., None]) -> None:
+    small_chunks(2, 2)
+
+    assert [(span.start, span.stop) for span in spans("w", 10)] == [(0, 4), (4, 8), (8, 10)]
+    assert spans("w", 0) == []
 
 
 LARGE = """

@@ -75,13 +75,13 @@ def test_ranks_may_depend_on_how_many_entries_there_are() -> None:
 def test_order_statistics_without_a_sample_go_over_the_stream_twice() -> None:
     passes = 0
 
-    def read(piece: Group) -> Group:
+    def read(piece: Group) -> list[Group]:
         nonlocal passes
         passes += 1
-        return piece
+        return [piece]
 
     order_statistics(
-        Groups([Group("w", torch.zeros(2), torch.ones(1, 2))], read, [FEW + 1]), magnitudes, lambda *_: [0, 1]
+        Groups([Group("w", torch.zeros(2), torch.full((1, 2), 1.1))], read, [FEW + 1]), magnitudes, lambda *_: [0, 1]
     )
 
     assert passes == 2
