@@ -11,11 +11,16 @@ import numpy as np
 
 from merging.chunks import writer
 from merging.groups import Group, Groups
+from merging.lazy import torch
+from merging.lora import product
 from merging.method import METHODS
 
 
 def merge_a_little() -> None:
-    """Run every method over one number of each type that models are stored in; takes a while the first time."""
+    """Run every method over one number of each type that models are stored in, and an adapter's product once.
+
+    It takes a while the first time.
+    """
     for dtype in (np.uint16, np.uint32):
         for method in METHODS.values():
             values = method.filled({}, 2)
@@ -24,6 +29,7 @@ def merge_a_little() -> None:
             groups.few = False  # as in a large tensor
             survey = method.look(groups, values)
             writer(method, survey, values, group)(group, np.empty(1, dtype))
+    product(torch.zeros(1, 5), torch.zeros(5, 1))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import torch
 from merging import MergeError, Recipe, merge
 from merging.adapter import open_expert
 from merging.checkpoint import open_checkpoint
+from tests.adapters import gpt2, llama, trained
 
 ZOO = Path(__file__).parents[2] / "zoo"
 ADAPTERS = [ZOO / f"{name}-lora" for name in ("shakespeare", "bible", "python")]
@@ -115,31 +116,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "biases of its layers": {"bias": "lora_only"},
     "embeddings": {"target_modules": ["embed_tokens", "q_proj"]},
 }
-
-
-def llama() -> Any:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=16, attention_bias=True, **sizes))
-
-
-def gpt2() -> Any:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    return GPT2LMHeadModel(GPT2Config(vocab_size=16, n_positions=8, n_embd=8, n_layer=2, n_head=2))
-
-
-def trained(model: Any, folder: Path, **settings: Any) -> dict[str, torch.Tensor]:
-    """Save a model and an adapter for it with random factors; and the weights PEFT makes of the two."""
-    peft = pytest.importorskip("peft")
-    model.save_pretrained(folder / "base")
-    wrapped = peft.get_peft_model(model, peft.LoraConfig(**settings))
-    for name, parameter in wrapped.named_parameters():
-        if parameter.requires_grad or "lora_" in name:
-            torch.nn.init.normal_(parameter)
-    wrapped.save_pretrained(folder / "adapter")
-    return dict(wrapped.merge_and_unload().state_dict())
 
 
 def assert_same(folder: Path, expected: dict[str, torch.Tensor]) -> None:
