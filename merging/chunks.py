@@ -9,7 +9,7 @@ import numpy as np
 
 from merging.groups import Bits, Group, of_some
 from merging.lazy import torch
-from merging.method import Blend, Kernel, Method, ModelCoefficients, Outcome, TaskCoefficients
+from merging.method import FactorCoefficients, Kernel, Method, ModelCoefficients, Outcome, TaskCoefficients
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,12 +19,25 @@ Writer = Callable[
 ]  # writes the merge of a chunk as bits; whether it and what it came from are finite
 
 
-def writer(method: Method, survey: Any, values: dict[str, Any], like: Group) -> Writer:
-    """What merges the chunks of one tensor, given its survey and values; `like` is any group of that tensor."""
+def writer(
+    method: Method,
+    survey: Any,
+    values: dict[str, Any],
+    like: Group,
+    average: Callable[[FactorCoefficients], None] | None = None,
+) -> Writer:
+    """What merges the chunks of one tensor, given its survey and values; `like` is any group of that tensor.
+
+    `average` has adapters' updates of the tensor read as one from now on, as the only expert.
+    """
     device = like.device if method.entrywise else "cpu"  # a few numbers per expert stay here, in float64
     survey, values = of_some(survey, like.which, device), {**values, "weight": like.weight.to(device)}
     if not method.entrywise:
-        return _weighted(method.outcome(like, survey, values), like.fused)
+        outcome = method.outcome(like, survey, values)
+        if isinstance(outcome, FactorCoefficients) and average:
+            average(outcome)
+            outcome = TaskCoefficients(torch.tensor([outcome.scaling]))
+        return _weighted(outcome, like.fused)
     if like.fused and method.fused and (kernel := method.fused(survey, values)):
         return _by(kernel)
     return lambda group, out: _plainly(method.outcome(group, survey, values), group, out)
@@ -39,12 +52,13 @@ def _weighted(outcome: Outcome, fused: bool) -> Writer:
         return lambda group, out: _plainly(outcome, group, out)
     from merging.kernels import sums
 
-    assert not isinstance(outcome, Blend)
+    assert isinstance(outcome, TaskCoefficients | ModelCoefficients)
     weights, from_base = outcome.values.cpu().numpy(), isinstance(outcome, TaskCoefficients)
     return _by(lambda bits, out: sums.weighted_sum(bits, weights, from_base, out))
 
 
 def _plainly(outcome: Outcome, group: Group, out: Bits) -> bool:
+    assert not isinstance(outcome, FactorCoefficients), "these are no weights of what was read"
     merged = outcome.merged(group)
     signed, dtype = (np.int16, torch.bfloat16) if out.itemsize == 2 else (np.int32, torch.float32)
     lowered = merged.to(dtype)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from merging.compare import Comparison, Probe
+from merging.errors import MergeError
 from merging.groups import Group
 from merging.lazy import torch
 from merging.memory import of_experts, outcomes
 from merging.method import Blend, Method
+from merging.methods.frobenius import lengths, lengths_of
 from merging.vectors import norms
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ def coefficients(method: Method, values: dict[str, Any], comparison: Comparison,
     the weights.
     """
     values = method.filled(values, len(comparison.experts))
+    if words := comparison.obstacles.get(values.get("lora", "")):
+        raise MergeError(words)
     if not method.entrywise:
         return _exact(method, values, comparison)
     table = torch.full(comparison.norms.shape, torch.nan, dtype=torch.float64)
@@ -39,16 +43,25 @@ def coefficients(method: Method, values: dict[str, Any], comparison: Comparison,
 
 def _exact(method: Method, values: dict[str, Any], comparison: Comparison) -> Tensor:
     """The coefficients from the norms, which are known exactly, of each tensor or of the whole model."""
-    assert method.survey in (None, norms), "the screen knows no other statistics of a tensor yet"
+    assert method.survey in (None, norms, lengths), "the screen knows no other statistics of a tensor yet"
     table = torch.full(comparison.norms.shape, torch.nan, dtype=torch.float64)
-    whole = comparison.norms.square().nansum(0).sqrt()
-    for row, norm, has, shape in zip(table, comparison.norms, comparison.has, comparison.shapes, strict=True):
+    whole = comparison.squares.nansum(0)
+    for index, (row, own, has) in enumerate(zip(table, comparison.squares, comparison.has, strict=True)):
         which = has.nonzero().flatten()
-        nothing = Group("", torch.zeros(0), torch.zeros(len(which), 0), matrix=len(shape) >= 2)
-        survey = (norm if values.get("scope") == "tensor" else whole)[which]
+        nothing = Group("", torch.zeros(0), torch.zeros(len(which), 0), matrix=len(comparison.shapes[index]) >= 2)
+        nothing.factored = bool(comparison.factored[index])
+        squares = (own if values.get("scope") == "tensor" else whole)[which]
+        survey = _surveyed(method, squares, values)
         known = of_experts(method, values, which.tolist())
         row[which] = method.outcome(nothing, survey, known).values.double()  # type: ignore[union-attr]
     return torch.where(comparison.norms.isnan(), torch.nan, table)
+
+
+def _surveyed(method: Method, squares: Tensor, values: dict[str, Any]) -> Tensor | None:
+    """What the method's survey would say of squared norms, (experts, 3)."""
+    if method.survey is lengths:
+        return lengths_of(squares, values["scope"], values["lora"])
+    return squares[:, 0].sqrt() if method.survey else None
 
 
 def _effective(method: Method, values: dict[str, Any], groups: list[Group], experts: int) -> Tensor:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from merging.checkpoint import Checkpoint
 from merging.errors import MergeStopped
+from merging.factored import obstacle, updates, with_factors
 from merging.groups import TILE, Group
 from merging.lazy import torch
 from merging.plan import Plan, plan
@@ -47,6 +48,9 @@ class Comparison:
     has: Tensor  # (tensors, experts), whether the expert has the tensor
     base_norms: Tensor  # (tensors), Frobenius norms, float64
     norms: Tensor  # (tensors, experts), of the task vectors
+    squares: Tensor  # (tensors, experts, 3), of these norms and of those of adapters' factors: see `vectors.squares`
+    factored: Tensor  # (tensors), whether each expert's task vector is a product of factors, or zero
+    obstacles: dict[str, str]  # why adapters' factors cannot be averaged, by FroM's readings that would
     zeros: Tensor  # (tensors, experts), share of entries that did not move at all
     still: Tensor  # (experts), the same share over all tensors that the expert has
     # (experts, experts), between task vectors over the whole model, zero in tensors that are lacking; NaN where one is
@@ -135,6 +139,7 @@ def _compared(work: Plan, measured: Tensor, products: Tensor, probe: Probe) -> C
     sizes = torch.tensor([work.base.entries[name].size for name in work.merged])
     has = torch.tensor([[index in which for index in range(count)] for which in work.merged.values()])
     lengths = products.diagonal().sqrt()
+    squares, zeros = with_factors(work, measured[:, 1 : 1 + count]), measured[:, 1 + count :]
     return Comparison(
         work.base.name,
         tuple(expert.name for expert in work.experts),
@@ -142,9 +147,12 @@ def _compared(work: Plan, measured: Tensor, products: Tensor, probe: Probe) -> C
         tuple(work.base.entries[name].shape for name in work.merged),
         has,
         measured[:, 0].sqrt(),
-        measured[:, 1 : 1 + count].sqrt(),
-        measured[:, 1 + count :] / sizes[:, None],
-        measured[:, 1 + count :].nansum(0) / (has * sizes[:, None]).sum(0),
+        squares[..., 0].sqrt(),
+        squares,
+        torch.tensor([bool(updates(work, name)) for name in work.merged]),
+        {reading: words for reading in ("factors", "weights") if (words := obstacle(work, reading))},
+        zeros / sizes[:, None],
+        zeros.nansum(0) / (has * sizes[:, None]).sum(0),
         products / lengths.outer(lengths),
         probe,
         _thinned(probe, int(sizes.sum()), QUICK // (1 + count)),

@@ -22,20 +22,22 @@ Reader = Callable[[Bits, int], None]  # fills a row with the entries from that n
 
 
 class Rows:
-    """One tensor of several models. A first one that is None is not needed, and its row stays as it is."""
+    """One tensor of several models, the base first.
+
+    The row of a base that is None, and not needed, stays as it is; that of an expert that is None repeats the base's.
+    """
 
     def __init__(self, files: Files, models: Sequence[Checkpoint | None], name: str, itemsize: int) -> None:
         self.files, self.name, self.itemsize = files, name, itemsize
-        self.count = len(models)
-        self.models = [model for model in models if model]
-        self.first = self.count - len(self.models)  # the first row that is read
-        plain = kernels.usable() and all(stored(model, name, itemsize) for model in self.models)
-        self.places = files.places(self.models, name) if plain else None
+        self.models, self.count = models, len(models)
+        self.first = 0 if models[0] else 1  # the first row that is read
+        plain = all(model and stored(model, name, itemsize) for model in models[self.first :])
+        self.places = files.places(models[self.first :], name) if plain and kernels.usable() else None
 
     @cached_property
-    def readers(self) -> list[Reader]:
+    def readers(self) -> list[Reader | None]:
         """What reads each of the rows on its own."""
-        return [self.files.reader(model, self.name, self.itemsize) for model in self.models]
+        return [self.files.reader(model, self.name, self.itemsize) if model else None for model in self.models]
 
     def fill(self, bits: Bits, starts: Sequence[int], length: int) -> None:
         """Fill the rows with the entries from each of these numbers on, of that length, one run after the other."""
@@ -44,9 +46,12 @@ class Rows:
 
             if files.read(*self.places, np.array(starts), length, bits[self.first :]):
                 return
-        for read, row in zip(self.readers, bits[self.first :], strict=True):  # what went wrong does so again, in words
+        for row, read in enumerate(self.readers):  # what went wrong does so again, in words
             for number, start in enumerate(starts):
-                read(row[number * length :][:length], start)
+                if read:
+                    read(bits[row][number * length :][:length], start)
+            if row and not read:
+                bits[row] = bits[0]
 
 
 class Files:
@@ -67,9 +72,9 @@ class Files:
 
         return read
 
-    def places(self, models: Sequence[Checkpoint], name: str) -> tuple[Bits, Bits]:
+    def places(self, models: Sequence[Checkpoint | None], name: str) -> tuple[Bits, Bits]:
         """The numbers of the open files that hold the tensor, and where it begins in each."""
-        entries = [model.entries[name] for model in models]
+        entries = [model.entries[name] for model in models if model]
         numbers = np.array([self._number(entry.file) for entry in entries], np.int32)
         return numbers, np.array([entry.offset for entry in entries], np.int64)
 

@@ -39,6 +39,7 @@ class Group:
         self.which = tuple(range(len(bits) - 1))  # of the recipe's experts, where not all of them have the tensor
         self.weight: Any = None  # (experts), where the experts are weighed
         self.device = "cpu"
+        self.factored = False  # whether each expert's task vector is a product of an adapter's factors, or zero
 
     @classmethod
     def of_bits(cls, name: str, bits: Bits, start: int = 0, matrix: bool = True) -> Group:
@@ -90,6 +91,7 @@ class Group:
 
     def _alike(self, group: Group) -> Group:
         group.which, group.weight, group.device = self.which, self.weight, self.device
+        group.factored = self.factored
         return group
 
     def tiles(self) -> Iterator[Group]:
@@ -125,6 +127,8 @@ class Groups:
         self.few = max(sizes) <= FEW  # whether all of them may be held in memory
         self.pick = pick  # the runs of a piece that begin at these places, of that length, as one group
         self.crew = crew or Crew()
+        # Where adapters are among the experts: what their factors tell of norms, and the groups with all else.
+        self.apart: Callable[[], tuple[Tensor, Groups | None]] | None = None
 
     @staticmethod
     def of(groups: Sequence[Group]) -> Groups:

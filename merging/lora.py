@@ -5,7 +5,8 @@ No dense copy is ever written: each run of entries is computed when it is read, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,7 +68,64 @@ class Update:
         return part(self.factors, self.down, slice(0, self.rank), columns)
 
 
-def add_product(values: Tensor, start: int, factors: Update, scaling: float) -> None:
+@dataclass(frozen=True)
+class Averaged:
+    """One matrix of the base with the product of two sums of adapters' factors, each weighted."""
+
+    updates: tuple[Update, ...]  # of one matrix and one rank
+    downs: tuple[float, ...]  # the weight of each A, and of each B
+    ups: tuple[float, ...]
+
+    @property
+    def rank(self) -> int:
+        return self.updates[0].rank
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The matrix's, as the base stores it."""
+        return self.updates[0].shape
+
+    @property
+    def files(self) -> set[Path]:
+        return set[Path]().union(*(update.files for update in self.updates))
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Entries of the sum, laid flat, in float32."""
+        first = self.updates[0]
+        values = first.base.read(first.name, start, stop).float()
+        add_product(values, start, self, 1.0)
+        return values
+
+    def left(self, rows: slice) -> Tensor:
+        """What stands on the left of the product, (rows, rank), float32."""
+        weights = self.downs if self.updates[0].transposed else self.ups
+        return _sum(weight * update.left(rows) for weight, update in zip(weights, self.updates, strict=True))
+
+    def right(self, columns: slice) -> Tensor:
+        """What stands on its right, (rank, columns), float32."""
+        weights = self.ups if self.updates[0].transposed else self.downs
+        return _sum(weight * update.right(columns) for weight, update in zip(weights, self.updates, strict=True))
+
+
+def averaged(updates: Sequence[Update | None], downs: Sequence[float], ups: Sequence[float]) -> Averaged:
+    """The updates as one, the scaling of each shared evenly by its two factors; some may change nothing."""
+    there = [(u, down, up) for u, down, up in zip(updates, downs, ups, strict=True) if u]
+    roots = [(math.sqrt(abs(update.scaling)), math.copysign(1, update.scaling)) for update, _, _ in there]
+    return Averaged(
+        tuple(update for update, _, _ in there),
+        tuple(down * root * sign for (_, down, _), (root, sign) in zip(there, roots, strict=True)),
+        tuple(up * root for (_, _, up), (root, _) in zip(there, roots, strict=True)),
+    )
+
+
+def _sum(tensors: Iterable[Tensor]) -> Tensor:
+    first, *others = tensors
+    for other in others:
+        first = first + other
+    return first
+
+
+def add_product(values: Tensor, start: int, factors: Update | Averaged, scaling: float) -> None:
     """Add a run of a product's entries, those from `start` on of the matrix laid flat, to as many values."""
     width = max(1, BLOCK // factors.rank)  # columns of which the right factor fits a block
     done = 0

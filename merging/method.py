@@ -45,6 +45,23 @@ class ModelCoefficients:
 
 
 @dataclass(frozen=True)
+class FactorCoefficients:
+    """The merge is the base model plus `scaling` times B A, which are the sums of `ups` times the B_i, `downs` the A_i.
+
+    For tensors that adapters change by s_i B_i A_i; the factors here are those times the root of s_i.
+    """
+
+    downs: Tensor  # (experts)
+    ups: Tensor  # (experts)
+    scaling: float
+
+    @property
+    def values(self) -> Tensor:
+        """The weight with which each expert's own product enters; products of one's B with another's A come on top."""
+        return self.scaling * self.downs * self.ups
+
+
+@dataclass(frozen=True)
 class Blend:
     """The merge is the base model plus `scaling` times the sum of `parts`, divided by `divisor`."""
 
@@ -70,7 +87,7 @@ def _weighted_sum(weights: Tensor, tensors: Tensor) -> Tensor:
     return total
 
 
-Outcome = TaskCoefficients | ModelCoefficients | Blend
+Outcome = TaskCoefficients | FactorCoefficients | ModelCoefficients | Blend
 Kernel = Callable[[Bits, Bits], bool]  # writes the merge of a chunk, from bits to bits; whether it is finite
 Fused = Callable[[Any, dict[str, Any]], Kernel | None]  # by survey and values of a tensor; None where there is none
 
@@ -130,7 +147,8 @@ class Method:
 
     def outcome(self, group: Group, survey: Any, values: dict[str, Any]) -> Outcome:
         """How one tensor, or a run of its entries, is merged."""
-        asked = {name: getattr(group, name) for name in ("base", "experts", "matrix") if name in _names(self.function)}
+        names = ("base", "experts", "matrix", "factored")  # what is not asked for is not made
+        asked = {name: getattr(group, name) for name in names if name in _names(self.function)}
         return self.function(**asked, **_accepted(self.function, {**values, "survey": survey}))
 
 

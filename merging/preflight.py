@@ -12,10 +12,12 @@ from merging.checkpoint import Checkpoint, open_checkpoint
 from merging.companions import extended
 from merging.devices import unequipped
 from merging.errors import MergeError
+from merging.factored import obstacle
 from merging.header import FLOATS, SIZES
 from merging.passes import all_passes, objections
 from merging.plan import Plan, plan
 from merging.publish import target
+from merging.settings import depths
 from merging.stream import fitting, memory_of
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def check(
     if work is None:
         return Preflight(tuple(dict.fromkeys(problems)), recipe.warnings)
     if settings and not problems:
-        problems += objections(work, settings)
+        problems += [*objections(work, settings), *_unaveraged(work, settings)]
     _tried(problems, fitting, memory or MEMORY, 1, 1 + len(work.experts))
     unused = settings.unmatched(work.merged) if settings else []
     return Preflight(
@@ -106,6 +108,16 @@ def _plan(base: Checkpoint, experts: list[Checkpoint], recipe: Recipe) -> Plan:
     if work.vocabulary.added:
         extended(work.vocabulary)  # whatever its tokenizer has against the new tokens is said now
     return work
+
+
+def _unaveraged(work: Plan, settings: Settings) -> list[str]:
+    """Why FroM cannot average adapters' factors where it is asked to."""
+    if "lora" not in settings.method.params:
+        return []
+    depth, asked = depths(work.merged), dict[str, list[str]]()
+    for name in work.merged:
+        asked.setdefault(settings.of(name, depth[name])["lora"], []).append(name)
+    return [words for reading in asked if reading != "product" and (words := obstacle(work, reading, asked[reading]))]
 
 
 def bytes_in(work: Plan) -> int:

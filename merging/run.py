@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,8 @@ class Run:
 
         def pieces() -> Iterator[tuple[Span, Writer]]:
             for name, survey in jobs:
-                write = writer(self.method, survey, self._values(name), self.stream.empty(name))
+                average = partial(self.stream.average, name)
+                write = writer(self.method, survey, self._values(name), self.stream.empty(name), average)
                 yield from ((span, write) for span in self.stream.spans(name))
 
         team.run(self._merge_piece, pieces())

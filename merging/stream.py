@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +11,12 @@ import numpy as np
 from merging import kernels
 from merging.crew import Crew
 from merging.errors import MergeError
+from merging.factored import factored, squared_norms, updates
 from merging.files import Files, Rows
 from merging.groups import TILE, Bits, Group, Groups
 from merging.lazy import torch
+from merging.lora import Update, averaged
+from merging.method import FactorCoefficients
 from merging.plan import Plan
 from merging.ranking import BINS
 
@@ -66,6 +69,7 @@ class Source:
     matrix: bool
     which: tuple[int, ...]  # of the recipe's experts
     weight: Tensor
+    updates: tuple[Update | None, ...] = ()  # of each expert, where all of them are products of factors or nothing
 
 
 class Stream:
@@ -81,6 +85,7 @@ class Stream:
         self.with_base, self.tensorwise, self.device = with_base, tensorwise, device
         self.files = Files()
         self.sources: dict[str, Source] = {}
+        self.rests: dict[str, Source] = {}  # without what is known of adapters from their factors
         self.weights: dict[str, Tensor] = {}  # of the experts that have the tensor
         self.watch: Callable[[Span], None] = lambda _: None  # told of every piece before it is read
 
@@ -90,12 +95,38 @@ class Stream:
         for name in names:
             for index in self.plan.merged[name]:
                 sizes[index] += self.plan.base.entries[name].size
-        return Groups([span for name in names for span in self.spans(name)], self.read, sizes, self.crew, self.pick)
+        spans = [span for name in names for span in self.spans(name)]
+        return self._groups(names, Groups(spans, self.read, sizes, self.crew, self.pick))
 
     def tensor(self, name: str, crew: Crew) -> Groups:
         """One tensor, of the experts that have it."""
         sizes = [self.plan.base.entries[name].size] * len(self.plan.merged[name])
-        return Groups(self.spans(name), self.read, sizes, crew, self.pick)
+        return self._groups([name], Groups(self.spans(name), self.read, sizes, crew, self.pick))
+
+    def _groups(self, names: list[str], groups: Groups) -> Groups:
+        if any(expert.adapter for expert in self.plan.experts):
+            groups.apart = lambda: self._apart(names, groups)
+        return groups
+
+    def _apart(self, names: list[str], groups: Groups) -> tuple[Tensor, Groups | None]:
+        """The squared norms that follow from factors, (experts, 3), and what is left to be read."""
+        known = {name: factored(self.plan, name) for name in names}
+        measured = torch.zeros(len(names), len(groups.sizes), 3, dtype=torch.float64)
+
+        def measure(piece: tuple[int, str, int, Update]) -> None:
+            number, name, index, update = piece
+            measured[number, self._numbers(name)[index]] = torch.tensor(squared_norms(update), dtype=torch.float64)
+
+        pieces = [(i, name, index, u) for i, name in enumerate(names) for index, u in known[name].items() if u]
+        groups.crew.run(measure, pieces)
+        for name in names:
+            self.rests[name] = self._found(name, frozenset(known[name]))
+        left = [name for name in names if len(known[name]) < len(self.plan.merged[name])]
+        for span in (span for name in names if name not in left for span in self.spans(name)):
+            self.watch(span)
+        spans = [span for name in left for span in self.spans(name)]
+        rest = Groups(spans, lambda span: self._read(span, self.rests[span.name]), groups.sizes, groups.crew)
+        return torch.from_numpy(np.add.accumulate(measured.numpy(), axis=0)[-1]), rest if left else None
 
     def spans(self, name: str) -> list[Span]:
         """The pieces of a tensor."""
@@ -108,8 +139,11 @@ class Stream:
 
     def read(self, span: Span) -> Iterator[Group]:
         """The tiles of a piece. Each is valid until the same thread reads the next one."""
+        return self._read(span, self._source(span.name))
+
+    def _read(self, span: Span, source: Source) -> Iterator[Group]:
         self.watch(span)
-        source, size = self._source(span.name), 0
+        size = 0
         for start in range(span.start, span.stop, TILE):
             stop = min(start + TILE, span.stop)
             if stop - start != size:  # at the first and at the last tile
@@ -128,6 +162,7 @@ class Stream:
     def _group(self, name: str, bits: Bits, start: int, source: Source) -> Group:
         group = Group.of_bits(name, bits, start, source.matrix)
         group.weight, group.which, group.device = source.weight, source.which, self.device
+        group.factored = bool(source.updates)
         return group
 
     def _source(self, name: str) -> Source:
@@ -135,13 +170,23 @@ class Stream:
             self.sources[name] = self._found(name)
         return self.sources[name]
 
-    def _found(self, name: str) -> Source:
+    def _found(self, name: str, without: frozenset[int] = frozenset()) -> Source:
+        """Where a tensor is read from; the rows of experts that are left out repeat the base's."""
         base, which = self.plan.base, self.plan.merged[name]
-        models = [base, *(self.plan.experts[index] for index in which)]
-        needed = models if self.with_base else models[1:]
-        stored = all(model.entries[name].dtype == "BF16" and name not in model.made for model in needed)
-        rows = Rows(self.files, models if self.with_base else [None, *models[1:]], name, 2 if stored else 4)
+        models = [base if self.with_base else None]
+        models += [None if index in without else self.plan.experts[index] for index in which]
+        stored = all(not m or (m.entries[name].dtype == "BF16" and name not in m.made) for m in models)
+        rows = Rows(self.files, models, name, 2 if stored else 4)
         weight = self.weights.get(name, torch.ones(len(which)))
-        places = tuple(range(len(which))) if self.tensorwise else which
-        matrix = len(base.entries[name].shape) >= 2
-        return Source(np.uint16 if stored else np.uint32, rows, matrix, places, weight)
+        places, matrix = tuple(self._numbers(name).values()), len(base.entries[name].shape) >= 2
+        return Source(np.uint16 if stored else np.uint32, rows, matrix, places, weight, updates(self.plan, name))
+
+    def _numbers(self, name: str) -> dict[int, int]:
+        """The numbers under which those of the recipe's experts go that have the tensor."""
+        return {index: place if self.tensorwise else index for place, index in enumerate(self.plan.merged[name])}
+
+    def average(self, name: str, outcome: FactorCoefficients) -> None:
+        """Read a tensor's updates as one from now on, whose factors are averages of theirs."""
+        one = averaged(self._source(name).updates, outcome.downs.tolist(), outcome.ups.tolist())
+        rows = Rows(self.files, [self.plan.base, replace(self.plan.base, made={name: one})], name, 4)
+        self.sources[name] = Source(np.uint32, rows, True, (0,), torch.ones(1))

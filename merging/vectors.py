@@ -28,10 +28,20 @@ def total(rows: Tensor) -> Tensor:
 
 def norms(groups: Groups) -> Tensor:
     """The Frobenius norm of each expert's task vector, (experts), accumulated in float64."""
-    squares = groups.sum(squared_norms)
-    if not squares.isfinite().all():
+    return squares(groups)[:, 0].sqrt()
+
+
+def squares(groups: Groups) -> Tensor:
+    """The sums of squares of the task vectors, and of the factors A and B that they are products of, (experts, 3).
+
+    What is no product of factors counts for A as it is. In float64; no product is formed.
+    """
+    known, rest = groups.apart() if groups.apart else (torch.zeros(len(groups.sizes), 3, dtype=torch.float64), groups)
+    found = groups.sum(squared_norms) if rest is groups else rest.sum(squared_norms) if rest else known.new_zeros(1)
+    total = known + found.reshape(-1, 1) * torch.tensor([1.0, 1.0, 0.0])
+    if not total.isfinite().all():
         raise NotFiniteError
-    return squares.sqrt()
+    return total
 
 
 def squared_norms(group: Group) -> Tensor:

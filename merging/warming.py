@@ -17,7 +17,7 @@ from merging.method import METHODS
 
 
 def merge_a_little() -> None:
-    """Run every method over one number of each type that models are stored in, and an adapter's product once.
+    """Run every method over one number of each type that models are stored in, and multiply two factors.
 
     It takes a while the first time.
     """

@@ -30,3 +30,21 @@ def trained(model: Any, folder: Path, **settings: Any) -> dict[str, torch.Tensor
             torch.nn.init.normal_(parameter)
     wrapped.save_pretrained(folder / "adapter")
     return dict(wrapped.merge_and_unload().state_dict())
+
+
+def written(folder: Path, *settings: dict[str, Any]) -> tuple[Path, tuple[Path, ...]]:
+    """A base and an adapter for each of these settings, all with random factors; their folders."""
+    peft = pytest.importorskip("peft")
+    folders = []
+    for number, given in enumerate(settings):
+        torch.manual_seed(0)
+        model = llama()
+        model.save_pretrained(folder / "base")
+        torch.manual_seed(number + 1)
+        wrapped = peft.get_peft_model(model, peft.LoraConfig(**{"r": 4, "lora_alpha": 8, **given}))
+        for name, parameter in wrapped.named_parameters():
+            if parameter.requires_grad or "lora_" in name:
+                torch.nn.init.normal_(parameter, std=0.1 * (number + 1))
+        wrapped.save_pretrained(folder / f"adapter-{number}")
+        folders.append(folder / f"adapter-{number}")
+    return folder / "base", tuple(folders)

@@ -1,18 +1,19 @@
 """FroM: Frobenius Norm-Based Data-Free Adaptive Model Merging (2025), after its published objective.
 
 The paper weights each layer's task vectors by minimising sum_i |tau_i|^k |theta - tau_i|^2 in Frobenius norms, whose
-minimum is their mean with weights |tau_i|^k. Its exponent, and what it does with tensors that are not matrices, could
-not be confirmed: both are choices here.
+minimum is their mean with weights |tau_i|^k. Its exponent, and what it does with tensors that are not matrices and with
+adapters, could not be confirmed: all three are choices here.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from merging.groups import Groups
 from merging.lazy import torch
-from merging.method import TaskCoefficients, method
+from merging.method import FactorCoefficients, TaskCoefficients, method
 from merging.params import Param, ShortScaling
-from merging.vectors import norms
+from merging.vectors import squares
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +34,30 @@ Others = Annotated[
     Param("Other tensors", "What biases and norms get, which are not matrices: the same formula, or the plain mean."),
 ]
 
+Lora = Annotated[
+    Literal["product", "factors", "weights"],
+    Param(
+        "LoRA adapters",
+        "What is averaged of adapters: their products B·A; or A and B apart, each weighed by its own norm (factors) or "
+        "by the product's (weights), which keeps the rank and mixes the experts.",
+    ),
+]
+
+
+def lengths(groups: Groups, scope: str, *, lora: Lora = "product") -> Tensor:
+    """The norms by which each expert is weighed, (experts, 2): for its A, or what is no product, and for its B."""
+    return lengths_of(squares(groups), scope, lora)
+
+
+def lengths_of(squares: Tensor, scope: str, lora: str) -> Tensor:
+    """The same from squared norms of task vectors and their factors, (experts, 3), which `vectors.squares` gives."""
+    product, down, up = squares.T
+    if lora != "factors":
+        down = up = product
+    elif scope == "model":
+        down = up = down + up
+    return torch.stack([down, up], dim=1).sqrt()
+
 
 @method(
     name="from",
@@ -40,17 +65,29 @@ Others = Annotated[
     paper="https://arxiv.org/abs/2506.02478",
     formula=r"W = W_0 + \lambda \sum_i \alpha_i \tau_i, \qquad"
     r"\alpha_i = \frac{\lVert\tau_i\rVert_F^{\,k}}{\sum_j \lVert\tau_j\rVert_F^{\,k}}",
-    survey=norms,
+    survey=lengths,
     scope="tensor",
 )
 def frobenius(
-    survey: Tensor, matrix: bool, *, k: Exponent = 1.0, scaling: ShortScaling = 1.0, others: Others = "from"
-) -> TaskCoefficients:
+    survey: Tensor,
+    matrix: bool,
+    factored: bool,
+    *,
+    k: Exponent = 1.0,
+    scaling: ShortScaling = 1.0,
+    others: Others = "from",
+    lora: Lora = "product",
+) -> TaskCoefficients | FactorCoefficients:
     """Averages the task vectors of each tensor, giving more weight to the experts that moved further there.
 
     The weights are powers of the Frobenius norms, after the published objective; the default exponent is our choice.
     """
-    return TaskCoefficients((scaling * norm_weights(survey, k if matrix or others == "from" else 0)).float())
+    down, up = (norm_weights(norm, k if matrix or others == "from" else 0) for norm in survey.T)
+    if factored and lora == "factors":
+        return FactorCoefficients(down, up, scaling)
+    if factored and lora == "weights":
+        return FactorCoefficients(down.sqrt(), down.sqrt(), scaling)
+    return TaskCoefficients((scaling * down).float())
 
 
 def norm_weights(norm: Tensor, k: float) -> Tensor:

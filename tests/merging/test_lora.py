@@ -1,4 +1,4 @@
-"""Products of factors, read run by run: the same bytes however they are cut, from no more of the factors than needed."""
+"""Products of factors, read run by run: the same bytes however they are cut, and no more is read than is needed."""
 
 from pathlib import Path
 

@@ -168,4 +168,4 @@ def test_a_tensor_need_not_fit_the_memory(tmp_path: Path) -> None:
     )
 
     assert (tmp_path / "out-large-3" / "model.safetensors").stat().st_size > 64 << 20
-    assert int(told.stdout) < 20_000  # kB, where each of three models has 64 MB in its one tensor
+    assert int(told.stdout) < 30_000  # kB, where each of three models has 64 MB in its one tensor
