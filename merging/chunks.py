@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -50,11 +51,30 @@ def _by(kernel: Kernel) -> Writer:
 def _weighted(outcome: Outcome, fused: bool) -> Writer:
     if not fused:
         return lambda group, out: _plainly(outcome, group, out)
-    from merging.kernels import sums
-
     assert isinstance(outcome, TaskCoefficients | ModelCoefficients)
-    weights, from_base = outcome.values.cpu().numpy(), isinstance(outcome, TaskCoefficients)
-    return _by(lambda bits, out: sums.weighted_sum(bits, weights, from_base, out))
+    return WeightedSum(outcome.values.cpu().numpy(), isinstance(outcome, TaskCoefficients))
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """Merges by one number per expert: chunks that were read, or at once what is in files."""
+
+    weights: Bits  # (experts), float32
+    from_base: bool
+
+    def __call__(self, group: Group, out: Bits) -> bool:
+        from merging.kernels import sums
+
+        finite: bool = sums.weighted_sum(group.bits, self.weights, self.from_base, out)
+        return finite
+
+    def from_files(self, places: tuple[Bits, Bits], start: int, bits: Bits, out: Bits, number: int, place: int) -> bool:
+        """Read, merge and write a piece; whether all went well. See `kernels.files.sum_up`."""
+        from merging.kernels import files
+
+        told = self.weights, self.from_base, out, number, place
+        done: bool = files.sum_up(*places, start, bits, *told)
+        return done
 
 
 def _plainly(outcome: Outcome, group: Group, out: Bits) -> bool:

@@ -88,9 +88,18 @@ class Output:
         self.numbers = {file: os.open(file, os.O_RDWR | getattr(os, "O_BINARY", 0)) for file in _files(placed)}
         self.lock = threading.Lock()
 
+    def place(self, entry: Entry, start: int) -> tuple[int, int]:
+        """The open file, and the offset in it, of a tensor's entry number `start`."""
+        return self.numbers[entry.file], entry.offset + start * SIZES[entry.dtype]
+
+    def note(self, entry: Entry, start: int, values: Any) -> None:
+        """Take the digests of tiles that were put at their place, the first of them from entry number `start` on."""
+        for at in range(0, len(values), TILE):
+            self.digests[entry.name][(start + at) // TILE] = xxhash.xxh3_64_intdigest(values[at : at + TILE])
+
     def write(self, entry: Entry, start: int, tile: Any) -> None:
         """Put a tile of a tensor, laid flat, at its place, from entry number `start` on."""
-        number, offset = self.numbers[entry.file], entry.offset + start * SIZES[entry.dtype]
+        number, offset = self.place(entry, start)
         if hasattr(os, "pwrite"):
             done = os.pwrite(number, tile, offset)
             while done < tile.nbytes:

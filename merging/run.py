@@ -10,7 +10,7 @@ import numpy as np
 
 from merging import kernels
 from merging.checkpoint import Checkpoint
-from merging.chunks import Writer, writer
+from merging.chunks import WeightedSum, Writer, writer
 from merging.crew import Crew
 from merging.errors import MergeError
 from merging.groups import TILE
@@ -47,16 +47,21 @@ class Run:
         self.stream = Stream(work, team, self.method.needs_base, self.tensorwise, device)
         self.depths, self.known = depths(work.merged), dict[Any, dict[str, Any]]()
         self.stream.weights = {name: self._values(name)["weight"] for name in work.merged}
-        self.left = [name for name in work.merged if not self._intact(name)]
         self.progress = Progress(work, all_passes(work, settings), on_step)
-        for name in set(work.merged) - set(self.left):
-            self.progress.skip(name, 1 + (self.progress.passes[name] if self.tensorwise else 0))
         self.stream.watch = self.progress.watch
 
-    def _intact(self, name: str) -> bool:
-        """Whether an earlier run finished the tensor, and it is still what it was."""
-        known = self.made_in.finished.get(name)
-        return known is not None and known == stored_checksum(self.output.placed[name])
+    def _intact(self) -> set[str]:
+        """The tensors that an earlier run finished, and that are still what they were."""
+        found: set[str] = set()
+
+        def look(name: str) -> None:
+            if self.made_in.finished[name] == stored_checksum(self.output.placed[name]):
+                found.add(name)
+
+        self.crew.run(look, [name for name in self.output.placed if name in self.made_in.finished])
+        for name in found & set(self.work.merged):
+            self.progress.skip(name, 1 + (self.progress.passes[name] if self.tensorwise else 0))
+        return found
 
     def _values(self, name: str) -> dict[str, Any]:
         alike: Any = self.work.merged[name] if self.settings.constant else name
@@ -66,23 +71,29 @@ class Run:
 
     def all(self, clock: Clock) -> None:
         """Copy what is copied, survey, and merge, but for what an earlier run has finished."""
-        copied = [name for name in self.output.placed if name not in self.work.merged]
-        self.crew.run(self._copy, [name for name in copied if not self._intact(name)])
+        intact = self._intact()
+        left = [name for name in self.output.placed if name not in intact]
+        self.crew.run(self._copy, [name for name in left if name not in self.work.merged])
         clock.lap("copy")
-        if not self.tensorwise:
-            survey = self.method.look(self.stream.model(list(self.work.merged)), self._of_all()) if self.left else None
-            clock.lap("survey")
-            self._merge([(name, survey) for name in self.left], self.crew)
+        names = [name for name in self.work.merged if name not in intact]
+        if self.tensorwise:
+            self._merge_each(names)
         else:
-            large = [name for name in self.left if len(self.stream.spans(name)) > LARGE]
-            for name in large:
-                self._merge([(name, self._survey(name, self.crew))], self.crew)
-            alone = self.crew.alone
-            self.crew.run(
-                lambda name: self._merge([(name, self._survey(name, alone))], alone),
-                [name for name in self.left if name not in large],
-            )
+            survey = self.method.look(self.stream.model(list(self.work.merged)), self._of_all()) if names else None
+            clock.lap("survey")
+            self._merge([(name, survey) for name in names], self.crew)
         clock.lap("merge")
+
+    def _merge_each(self, names: list[str]) -> None:
+        """Survey and merge each tensor on its own; the largest together, the others each by one worker."""
+        large = [name for name in names if len(self.stream.spans(name)) > LARGE]
+        for name in large:
+            self._merge([(name, self._survey(name, self.crew))], self.crew)
+        alone = self.crew.alone
+        self.crew.run(
+            lambda name: self._merge([(name, self._survey(name, alone))], alone),
+            [name for name in names if name not in large],
+        )
 
     def _of_all(self) -> dict[str, Any]:
         """What a survey of the whole model is given, which is the same for all tensors, and for all experts."""
@@ -106,12 +117,25 @@ class Run:
         span, write = piece
         entry = self.output.placed[span.name]
         dtype, plain = np.uint16 if entry.dtype == "BF16" else np.uint32, entry.dtype in ("BF16", "F32")
+        if plain and isinstance(write, WeightedSum) and self._merge_at_once(span, write, dtype):
+            return self._told(span)
         for tile in self.stream.read(span):
             out = kernels.scratch("out", (1, tile.size), dtype)[0]
             if not write(tile, out):
                 raise NotFiniteError(span.name)
             self.output.write(entry, tile.start, out if plain else _converted(out, entry))
         self._told(span)
+
+    def _merge_at_once(self, span: Span, write: WeightedSum, dtype: Any) -> bool:
+        """Merge a piece in one call; False where that cannot be, or something is wrong, which tile by tile will say."""
+        entry, there = self.output.placed[span.name], self.stream.in_files(span)
+        if there is None:
+            return False
+        out = kernels.scratch("out", (1, span.size), dtype)[0]
+        if not write.from_files(*there, out, *self.output.place(entry, span.start)):
+            return False
+        self.output.note(entry, span.start, out)
+        return True
 
     def _copy(self, name: str) -> None:
         """A tensor that is not merged, from the base or from the expert that has it."""

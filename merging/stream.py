@@ -47,7 +47,7 @@ def spans(name: str, size: int) -> list[Span]:
 
 def memory_of(workers: int, models: int) -> int:
     """Bytes that a merge works in, whatever the size of the models: what is read, ranked, counted and written."""
-    return workers * (TILE * 4 * 3 * (models + 1) + models * HISTOGRAMS)
+    return workers * (TILE * 4 * (3 * (models + 1) + TILES) + models * HISTOGRAMS)
 
 
 def fitting(memory: int, workers: int, models: int) -> int:
@@ -151,6 +151,17 @@ class Stream:
                 bits = kernels.scratch("read", (source.rows.count, size), source.dtype)
             source.rows.fill(bits, [start], size)
             yield self._group(span.name, bits, start, source)
+
+    def in_files(self, span: Span) -> tuple[tuple[Bits, Bits], int, Bits] | None:
+        """The open files of a piece and its offsets in them, its first entry, and scratch for a tile of all models.
+
+        None where it takes more than reading.
+        """
+        source = self._source(span.name)
+        if not source.rows.places:
+            return None
+        self.watch(span)
+        return source.rows.places, span.start, kernels.scratch("read", (1, source.rows.count * TILE), source.dtype)[0]
 
     def pick(self, span: Span, starts: Sequence[int], length: int) -> Group:
         """The runs of a piece that begin at these places, of that length, one after the other."""

@@ -32,11 +32,11 @@ def _cache() -> str:
 CACHE = _cache()
 
 
-def kernel(function: Any, **options: Any) -> Any:
+def kernel(function: Any) -> Any:
     """Compile for the types it is called with, once on a machine; other threads run while it does."""
     before, config.CACHE_DIR = config.CACHE_DIR, CACHE
     try:
-        return njit(nogil=True, cache=True, error_model="numpy", **options)(function)
+        return njit(nogil=True, cache=True, error_model="numpy")(function)
     finally:
         config.CACHE_DIR = before
 

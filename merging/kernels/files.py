@@ -1,4 +1,4 @@
-"""Reading a tensor of several files in one call: threads wait for each other once, where they would for every file."""
+"""Reading and writing files in the same call as computing: threads wait for each other once, and not for every file."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 from numba import types
 
 from merging.kernels.bits import kernel
+from merging.kernels.sums import weighted_sum
 
-# POSIX: file, buffer, bytes, offset; returns the bytes read, or -1.
-pread = types.ExternalFunction("pread", types.intp(types.intc, types.voidptr, types.uintp, types.int64))
+# POSIX: file, buffer, bytes, offset; returns the bytes that were read or written, or -1.
+_SIGNATURE = types.intp(types.intc, types.voidptr, types.uintp, types.int64)
+pread, pwrite = types.ExternalFunction("pread", _SIGNATURE), types.ExternalFunction("pwrite", _SIGNATURE)
 
 
 @kernel
@@ -24,4 +26,38 @@ def read(numbers: Any, offsets: Any, starts: Any, length: int, rows: Any) -> boo
             place = offsets[row] + starts[number] * rows.itemsize
             if pread(numbers[row], part.ctypes, part.nbytes, place) != part.nbytes:
                 return False
+    return True
+
+
+@kernel
+def sum_up(
+    numbers: Any,
+    offsets: Any,
+    start: int,
+    bits: Any,
+    weights: Any,
+    from_base: bool,
+    out: Any,
+    number: int,
+    place: int,
+) -> bool:
+    """Write a piece of a weighted sum to an open file, tile by tile, and leave it in `out`; whether all went well.
+
+    The files and offsets are those of `read`, `bits` is scratch for a tile of all models, the rest is that of
+    `weighted_sum`; `place` is where the piece goes.
+    """
+    models = len(weights) + 1
+    tile = len(bits) // models
+    for at in range(0, len(out), tile):
+        part = out[at : at + tile]
+        rows = bits[: models * len(part)].reshape(models, len(part))
+        for row in range(len(numbers)):
+            mine = rows[models - len(numbers) + row]
+            offset = offsets[row] + (start + at) * bits.itemsize
+            if pread(numbers[row], mine.ctypes, mine.nbytes, offset) != mine.nbytes:
+                return False
+        if not weighted_sum(rows, weights, from_base, part):
+            return False
+        if pwrite(number, part.ctypes, part.nbytes, place + at * out.itemsize) != part.nbytes:
+            return False
     return True

@@ -44,7 +44,7 @@ Lora = Annotated[
 ]
 
 
-def lengths(groups: Groups, scope: str, *, lora: Lora = "product") -> Tensor:
+def lengths(groups: Groups, scope: str, lora: str) -> Tensor:
     """The norms by which each expert is weighed, (experts, 2): for its A, or what is no product, and for its B."""
     return lengths_of(squares(groups), scope, lora)
 

@@ -472,7 +472,7 @@ def test_a_disk_that_fails_on_the_way_leaves_nothing(
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Output, "write", fail)
+    monkeypatch.setattr(Output, "place", fail)
 
     with pytest.raises(MergeError) as caught:
         merge(Recipe("linear", base, tuple(experts)), tmp_path / "out")
@@ -488,7 +488,7 @@ def test_our_own_bug_keeps_its_traceback_and_leaves_nothing(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, experts = family(1)
-    monkeypatch.setattr(Output, "write", lambda *_: 1 / 0)
+    monkeypatch.setattr(Output, "place", lambda *_: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
         merge(Recipe("linear", base, tuple(experts)), tmp_path / "out")

@@ -96,7 +96,7 @@ def test_the_parameters_of_a_method_are_read_from_its_signature_and_its_surveys(
     params = {name: list(method.params) for name, method in METHODS.items()}
 
     assert params == {
-        "from": ["k", "scaling", "others", "scope"],
+        "from": ["k", "scaling", "others", "lora", "scope"],
         "ties": ["density", "sign", "variant", "scaling", "merge", "weight", "scope"],
         "pcb": ["ratio", "variant", "clamp", "scaling", "weight", "scope"],
         "task_arithmetic": ["weight", "scaling", "normalize"],
@@ -107,7 +107,7 @@ def test_the_parameters_of_a_method_are_read_from_its_signature_and_its_surveys(
 def test_defaults_are_the_papers() -> None:
     defaults = {name: method.checked({}) for name, method in METHODS.items()}
 
-    assert defaults["from"] == {"k": 1.0, "scaling": 1.0, "others": "from", "scope": "tensor"}
+    assert defaults["from"] == {"k": 1.0, "scaling": 1.0, "others": "from", "lora": "product", "scope": "tensor"}
     assert defaults["ties"] == {
         "density": 0.2,
         "sign": "mass",

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 import torch
 
-from merging import publish, workplace
+from merging import publish, run, workplace
 from merging.checkpoint import open_checkpoint
 from merging.engine import Step, merge
 from merging.errors import MergeError, MergeStopped
-from merging.output import Output
+from merging.header import Entry
+from merging.output import Output, stored_checksum
 from merging.recipe import Recipe, load_recipe
 from tests.conftest import write_model
 
@@ -130,6 +131,26 @@ def test_a_merge_can_be_broken_off_again_and_again(recipe: Recipe, tmp_path: Pat
 
     assert known == [4, 7, 10, 13]  # `ids`, and each time the tensor, too, that was begun
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+def test_stop_is_heard_while_what_is_finished_is_read_again(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done, read, event = stopped(recipe, tmp_path / "out", 5), [], threading.Event()
+
+    def look(entry: Entry) -> str:
+        read.append(entry.name)
+        event.set()
+        return stored_checksum(entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "stored_checksum", look)
+        with pytest.raises(MergeStopped):
+            merge(recipe, tmp_path / "out", stop=event, workers=1)
+
+    assert len(read) == 1
+    assert finished(tmp_path / "out") == done
+    assert not set(done) & set(read_again(recipe, tmp_path / "out"))
 
 
 @contextmanager
@@ -412,16 +433,16 @@ def test_a_disk_that_is_full_at_the_end(small_disk: Path, tmp_path: Path) -> Non
 
 def test_a_disk_that_fails_in_the_middle(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     merge(recipe, tmp_path / "whole")
-    put, count = Output.write, [0]
+    place, count = Output.place, [0]
 
-    def fail(*given: Any) -> None:
+    def fail(*given: Any) -> Any:
         count[0] += 1
         if count[0] > 5:
             raise OSError(5, "Input/output error")
-        put(*given)
+        return place(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Output, "write", fail)
+        patch.setattr(Output, "place", fail)
         with pytest.raises(MergeError, match="could not be written"):
             merge(recipe, tmp_path / "out", workers=1)
 

@@ -69,9 +69,9 @@ def test_one_bit_that_changed_is_found(name: str, at: int, bit: int, merged: Pat
 def test_a_bit_is_found_whatever_tile_it_is_in(
     tile: int, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from merging import output, stream
+    from merging import output, run, stream
 
-    for module in (output, stream):
+    for module in (output, run, stream):
         monkeypatch.setattr(module, "TILE", tile)
     base, experts = family(1)
     merge(Recipe("linear", base, tuple(experts)), tmp_path / "out")
