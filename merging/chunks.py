@@ -68,12 +68,11 @@ class WeightedSum:
         finite: bool = sums.weighted_sum(group.bits, self.weights, self.from_base, out)
         return finite
 
-    def from_files(self, places: tuple[Bits, Bits], start: int, bits: Bits, out: Bits, number: int, place: int) -> bool:
-        """Read, merge and write a piece; whether all went well. See `kernels.files.sum_up`."""
+    def from_files(self, stored: tuple[Any, ...], out: Bits, number: int, place: int) -> bool:
+        """Read, merge and write what is stored there; whether all went well. See `kernels.files.sum_up`."""
         from merging.kernels import files
 
-        told = self.weights, self.from_base, out, number, place
-        done: bool = files.sum_up(*places, start, bits, *told)
+        done: bool = files.sum_up(*stored, self.weights, self.from_base, out, number, place)
         return done
 
 

@@ -45,6 +45,10 @@ class Crew:
                     task.exception()
         if shared.error:
             raise shared.error
+        self.listen()
+
+    def listen(self) -> None:
+        """Raise MergeStopped where the work is to stop."""
         if self.stop and self.stop.is_set():
             raise MergeStopped("Stopped. Nothing was written.")
 

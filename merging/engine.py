@@ -1,4 +1,4 @@
-"""Runs a recipe: plans from headers, streams every tensor in chunks, and publishes the result by one rename."""
+"""Runs a recipe: plans from headers, streams every tensor in pieces, and publishes the result by one rename."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from merging.companions import carry_over
 from merging.crew import crew
 from merging.errors import MergeError
 from merging.header import FLOATS, Entry
+from merging.limits import crowded
 from merging.memory import merge_groups as merge_groups
-from merging.output import Output, examine, lay_out
+from merging.output import SHARD, Output, examine, lay_out, shards
 from merging.plan import Plan
 from merging.preflight import MEMORY, check
 from merging.progress import Clock
@@ -29,8 +30,6 @@ from merging.run import Run
 from merging.sizes import in_bytes
 from merging.stream import fitting
 from merging.workplace import settle, workplace
-
-SHARD = 5 << 30  # bytes of one output file, as Hugging Face writes them
 
 
 @dataclass(frozen=True)
@@ -77,11 +76,13 @@ def merge(
     story = provenance(recipe, work, place, hash_inputs)
     limit = in_bytes(shard_size)
     clock.lap("check")
+    entries = [replace(entry, dtype=_dtype(entry, recipe.out_dtype)) for entry in work.written]
+    if words := crowded(work, len(list(shards(entries, limit)))):
+        raise MergeError(words)
     with ExitStack() as stack:
         mark = mark_of(story, work, limit, device)
         made_in = stack.enter_context(workplace(place, mark))
         metadata = {key: told if isinstance(told, str) else json.dumps(told) for key, told in story.items()}
-        entries = [replace(entry, dtype=_dtype(entry, recipe.out_dtype)) for entry in work.written]
         output = Output(lay_out(made_in.folder, entries, limit, metadata, again=True))
         stack.callback(output.close)
         team = stack.enter_context(crew(hands, stop))

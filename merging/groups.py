@@ -105,7 +105,9 @@ class Group:
     def picked(self, starts: Sequence[int], length: int) -> Group:
         """The runs of entries that begin at these places, one after the other."""
         places = (np.array(starts)[:, None] + np.arange(length)).ravel()
-        return self._alike(Group.of_bits(self.name, self.bits[:, places], self.start, self.matrix))
+        return self._alike(
+            Group.of_bits(self.name, np.ascontiguousarray(self.bits[:, places]), self.start, self.matrix)
+        )
 
 
 class Groups:

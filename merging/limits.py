@@ -4,24 +4,39 @@ from __future__ import annotations
 
 from merging.plan import Plan
 
-OTHERS = 100  # what a process has open beside the files of a merge, and those that it writes
+OTHERS = 100  # what a process has open beside the files of a merge
 
 
-def crowded(work: Plan) -> str:
-    """What is wrong with the number of files of the models, in two sentences; empty where all can be open at once.
+def crowded(work: Plan, shards: int) -> str:
+    """What is wrong with the number of files that a merge has open, in two sentences; empty where it may have them.
 
-    The process's limit is raised to what the system allows it, where that is needed.
+    These are the models' and those of the result, `shards`. The process's limit is raised to what the system allows
+    it, where that is needed.
     """
     try:
         import resource
     except ImportError:  # on Windows nothing limits it
         return ""
-    count = len({entry.file for model in (work.base, *work.experts) for entry in model.entries.values()}) + OTHERS
+    count = _files(work) + shards + OTHERS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if count <= soft or soft == resource.RLIM_INFINITY:
+    if soft == resource.RLIM_INFINITY or count <= soft:
         return ""
-    if hard != resource.RLIM_INFINITY and count > hard:
-        words = f"The models are in {count - OTHERS:,} files, and this process may have only {hard:,} open at once"
-        return f"{words}. Allow it {count:,} (`ulimit -Hn {count}`), or save the models in fewer shards."
-    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    except (ValueError, OSError):
+        words = f"The merge has {count - OTHERS:,} files open, and this process may have only {hard:,}"
+        return f"{words}. Allow it {count:,} (`ulimit -Hn {count}`), or use fewer and larger shards."
     return ""
+
+
+def _files(work: Plan) -> int:
+    """The files that stay open while they are read: those whose numbers can be taken as they are."""
+    models = (work.base, *work.experts)
+    return len(
+        {
+            model.entries[name].file
+            for model in models
+            for name in work.merged
+            if name in model.entries and name not in model.made and model.entries[name].dtype in ("BF16", "F32")
+        }
+    )

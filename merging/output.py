@@ -17,6 +17,8 @@ from merging.errors import MergeError
 from merging.groups import TILE, Bits
 from merging.header import INDEX, SIZES, Entry, read_header
 
+SHARD = 5 << 30  # bytes of one file, as Hugging Face writes them
+
 
 def shards(entries: list[Entry], limit: int) -> Iterator[list[Entry]]:
     """The entries in files of at most `limit` bytes, a larger tensor in a file of its own."""

@@ -15,6 +15,7 @@ from merging.errors import MergeError
 from merging.factored import obstacle
 from merging.header import FLOATS, SIZES
 from merging.limits import crowded
+from merging.output import SHARD
 from merging.passes import all_passes, objections
 from merging.plan import Plan, plan
 from merging.publish import target
@@ -57,9 +58,9 @@ def check(
     work = _planned(recipe, problems)
     if settings and work:
         problems += settings.check(work.merged)
-    if work and (words := crowded(work)):
-        problems.append(words)
     written = bytes_out(work, recipe.out_dtype) if work else 0
+    if work and (words := crowded(work, 1 + written // SHARD)):
+        problems.append(words)
     if out is not None:
         _tried(problems, target, out, written)
     if work is None:

@@ -1,4 +1,4 @@
-"""How far a merge is, counted while its chunks go by."""
+"""How far a merge is, counted while its pieces go by."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class Progress:
     """Counts the pieces that are read, by any thread, and tells of each before it is."""
 
     def __init__(self, work: Plan, passes: dict[str, int], on_step: Callable[[Step], None] | None) -> None:
-        self.passes, self.on_step = passes, on_step  # of the survey over each tensor
+        self.passes, self.on_step = dict(passes), on_step  # of the survey over each tensor, as far as is known
+        self.merging: set[str] = set()  # the tensors that are surveyed
         self.entries = {name: work.base.entries[name].size for name in passes}
         self.bytes = {name: work.base.entries[name].bytes * (1 + len(work.merged[name])) for name in passes}
         self.total = sum(count + 1 for count in passes.values())
@@ -40,10 +41,25 @@ class Progress:
         """A piece is about to be read."""
         with self.lock:
             size, before = self.entries[span.name], self.read[span.name]
-            self._tell(span.name, "Surveying" if before // size < self.passes[span.name] else "Merging")
+            if span.name not in self.merging and before // size == self.passes[span.name]:
+                self._expect(span.name, self.passes[span.name] + 1)  # what a sample suggested was wrong
+            self._tell(span.name, "Merging" if span.name in self.merging else "Surveying")
             self.read[span.name] = now = before + span.stop - span.start
             self.done += now // size - before // size
             self.bytes_done += (span.stop - span.start) * self.bytes[span.name] // size
+
+    def surveyed(self, name: str) -> None:
+        """The survey of a tensor is over: what is read of it now is merged."""
+        with self.lock:
+            self.merging.add(name)
+            self._expect(name, self.read[name] // self.entries[name])
+
+    def _expect(self, name: str, passes: int) -> None:
+        """Take so many passes of the survey over a tensor for granted."""
+        more = passes - self.passes[name]
+        self.passes[name] = passes
+        self.total += more
+        self.bytes_total += more * self.bytes[name]
 
     def skip(self, name: str, visits: int = 1) -> None:
         """A tensor is left out, since an earlier run has finished it."""

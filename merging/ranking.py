@@ -1,4 +1,4 @@
-"""Exact order statistics over a stream of any length, in constant memory and usually one pass.
+"""Exact order statistics over a stream of any length, in constant memory and usually one pass or two.
 
 The order of float32 numbers is that of their bits, read as integers: their codes. A rank is looked for in an interval
 of codes, which a small sample suggests: one pass counts what lies below the interval, and what lies in each bin of it.

@@ -44,7 +44,7 @@ class Run:
         self.work, self.settings, self.method, self.crew = work, settings, settings.method, team
         self.output, self.made_in = output, made_in
         self.tensorwise = tensorwise(settings)
-        self.stream = Stream(work, team, self.method.needs_base, self.tensorwise, device)
+        self.stream = Stream(work, team, with_base=self.method.needs_base, tensorwise=self.tensorwise, device=device)
         self.depths, self.known = depths(work.merged), dict[Any, dict[str, Any]]()
         self.stream.weights = {name: self._values(name)["weight"] for name in work.merged}
         self.progress = Progress(work, all_passes(work, settings), on_step)
@@ -103,11 +103,12 @@ class Run:
         return self.method.look(self.stream.tensor(name, team), self._values(name))
 
     def _merge(self, jobs: list[tuple[str, Any]], team: Crew) -> None:
-        """Merge tensors, each by its survey, chunk by chunk."""
+        """Merge tensors, each by its survey, piece by piece."""
 
         def pieces() -> Iterator[tuple[Span, Writer]]:
             for name, survey in jobs:
                 average = partial(self.stream.average, name)
+                self.progress.surveyed(name)
                 write = writer(self.method, survey, self._values(name), self.stream.empty(name), average)
                 yield from ((span, write) for span in self.stream.spans(name))
 
@@ -117,9 +118,10 @@ class Run:
         span, write = piece
         entry = self.output.placed[span.name]
         dtype, plain = np.uint16 if entry.dtype == "BF16" else np.uint32, entry.dtype in ("BF16", "F32")
+        self.progress.watch(span)
         if plain and isinstance(write, WeightedSum) and self._merge_at_once(span, write, dtype):
             return self._told(span)
-        for tile in self.stream.read(span):
+        for tile in self.stream.tiles(span):
             out = kernels.scratch("out", (1, tile.size), dtype)[0]
             if not write(tile, out):
                 raise NotFiniteError(span.name)
@@ -128,11 +130,11 @@ class Run:
 
     def _merge_at_once(self, span: Span, write: WeightedSum, dtype: Any) -> bool:
         """Merge a piece in one call; False where that cannot be, or something is wrong, which tile by tile will say."""
-        entry, there = self.output.placed[span.name], self.stream.in_files(span)
-        if there is None:
+        entry, stored = self.output.placed[span.name], self.stream.in_files(span)
+        if stored is None:
             return False
         out = kernels.scratch("out", (1, span.size), dtype)[0]
-        if not write.from_files(*there, out, *self.output.place(entry, span.start)):
+        if not write.from_files(stored, out, *self.output.place(entry, span.start)):
             return False
         self.output.note(entry, span.start, out)
         return True
@@ -143,6 +145,7 @@ class Run:
         model = self.work.base if kept is None else self.work.experts[kept]
         entry = self.output.placed[name]
         for start in range(0, entry.size, TILE):
+            self.crew.listen()
             values = model.read(name, start, min(start + TILE, entry.size)).to(dtype_of(entry))
             if entry.floating and not values.isfinite().all():
                 raise NotFiniteError(name)
@@ -159,6 +162,7 @@ class Run:
         for suspect in [name] if name else self.work.merged:
             for model in self._read(suspect):
                 for span in spans(suspect, self.output.placed[suspect].size):
+                    self.crew.listen()
                     if not model.read(suspect, span.start, span.stop).float().isfinite().all():
                         words = f"`{suspect}` of {model.name} holds NaN or infinity."
                         return MergeError(f"{words} A merge would spread it; choose another model.")

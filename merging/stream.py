@@ -1,10 +1,13 @@
-"""The tensors of a merge as a stream: read from disk in chunks, several at a time, in memory that is set beforehand."""
+"""The tensors of a merge as a stream: read from disk in tiles, several at a time, in memory that is set beforehand.
+
+A tile is what is computed at once, a piece some tiles of a tensor, which one worker takes at a time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TILES = 16  # that a worker takes at a time: fewer cost more than what they are read for
-HISTOGRAMS = 2 * BINS * 4  # bytes that a survey counts in, of each expert and worker
+HISTOGRAMS = 2 * BINS * (4 + 1)  # bytes that a survey counts in, of each expert and worker; its sample was smaller
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,16 @@ class Source:
     updates: tuple[Update | None, ...] = ()  # of each expert, where all of them are products of factors or nothing
 
 
+class Stored(NamedTuple):
+    """Where a piece of a tensor is stored, and memory to read it into."""
+
+    numbers: Bits  # of the open files
+    offsets: Bits  # in them, of the tensor's first entry
+    start: int  # the piece's first entry
+    scratch: Bits  # for a tile of all models
+    tile: int
+
+
 class Stream:
     """The merged tensors of a plan, as groups that are read when their turn comes, tile by tile.
 
@@ -79,7 +92,7 @@ class Stream:
     """
 
     def __init__(
-        self, plan: Plan, crew: Crew, with_base: bool = True, tensorwise: bool = False, device: str = "cpu"
+        self, plan: Plan, crew: Crew, *, with_base: bool = True, tensorwise: bool = False, device: str = "cpu"
     ) -> None:
         self.plan, self.crew = plan, crew
         self.with_base, self.tensorwise, self.device = with_base, tensorwise, device
@@ -125,8 +138,12 @@ class Stream:
         for span in (span for name in names if name not in left for span in self.spans(name)):
             self.watch(span)
         spans = [span for name in left for span in self.spans(name)]
-        rest = Groups(spans, lambda span: self._read(span, self.rests[span.name]), groups.sizes, groups.crew)
-        return torch.from_numpy(np.add.accumulate(measured.numpy(), axis=0)[-1]), rest if left else None
+        rest = Groups(spans, self._read_rest, groups.sizes, groups.crew) if left else None
+        return torch.from_numpy(np.add.accumulate(measured.numpy(), axis=0)[-1]), rest
+
+    def _read_rest(self, span: Span) -> Iterator[Group]:
+        self.watch(span)
+        return self.tiles(span, self.rests[span.name])
 
     def spans(self, name: str) -> list[Span]:
         """The pieces of a tensor."""
@@ -139,11 +156,12 @@ class Stream:
 
     def read(self, span: Span) -> Iterator[Group]:
         """The tiles of a piece. Each is valid until the same thread reads the next one."""
-        return self._read(span, self._source(span.name))
-
-    def _read(self, span: Span, source: Source) -> Iterator[Group]:
         self.watch(span)
-        size = 0
+        return self.tiles(span, self._source(span.name))
+
+    def tiles(self, span: Span, source: Source | None = None) -> Iterator[Group]:
+        """The same, of which nobody is told."""
+        source, size = source or self._source(span.name), 0
         for start in range(span.start, span.stop, TILE):
             stop = min(start + TILE, span.stop)
             if stop - start != size:  # at the first and at the last tile
@@ -152,16 +170,13 @@ class Stream:
             source.rows.fill(bits, [start], size)
             yield self._group(span.name, bits, start, source)
 
-    def in_files(self, span: Span) -> tuple[tuple[Bits, Bits], int, Bits] | None:
-        """The open files of a piece and its offsets in them, its first entry, and scratch for a tile of all models.
-
-        None where it takes more than reading.
-        """
+    def in_files(self, span: Span) -> Stored | None:
+        """Where a piece is stored; None where it takes more than reading."""
         source = self._source(span.name)
         if not source.rows.places:
             return None
-        self.watch(span)
-        return source.rows.places, span.start, kernels.scratch("read", (1, source.rows.count * TILE), source.dtype)[0]
+        scratch = kernels.scratch("read", (1, source.rows.count * TILE), source.dtype)[0]
+        return Stored(*source.rows.places, span.start, scratch, TILE)
 
     def pick(self, span: Span, starts: Sequence[int], length: int) -> Group:
         """The runs of a piece that begin at these places, of that length, one after the other."""

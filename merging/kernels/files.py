@@ -35,6 +35,7 @@ def sum_up(
     offsets: Any,
     start: int,
     bits: Any,
+    tile: int,
     weights: Any,
     from_base: bool,
     out: Any,
@@ -43,11 +44,10 @@ def sum_up(
 ) -> bool:
     """Write a piece of a weighted sum to an open file, tile by tile, and leave it in `out`; whether all went well.
 
-    The files and offsets are those of `read`, `bits` is scratch for a tile of all models, the rest is that of
-    `weighted_sum`; `place` is where the piece goes.
+    The files and offsets are those of `read`, and the rest that of `weighted_sum`; `bits` is scratch for `tile` entries
+    of all models, and `place` is where the piece goes.
     """
     models = len(weights) + 1
-    tile = len(bits) // models
     for at in range(0, len(out), tile):
         part = out[at : at + tile]
         rows = bits[: models * len(part)].reshape(models, len(part))

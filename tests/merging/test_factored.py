@@ -111,16 +111,22 @@ def test_the_readings_are_those_of_the_specification(tmp_path: Path, reading: st
         torch.testing.assert_close(merged[name].double(), expected, rtol=2e-5, atol=2e-6)
 
 
-def test_the_default_weighs_by_the_norm_of_the_product_as_if_it_were_formed(tmp_path: Path) -> None:
+def test_the_default_weighs_by_the_norm_of_the_product_as_if_it_were_formed(
+    tmp_path: Path, small_chunks: Callable[..., None]
+) -> None:
+    small_chunks(7, 3)
     work = opened(*written(tmp_path, ATTENTION, WIDER))
-    stream = Stream(work, Crew(), 100)
+    stream = Stream(work, Crew())
 
     for name in work.merged:
         formed = torch.tensor([float(tau.norm()) for tau in taus(work, name)], dtype=torch.float64)
         torch.testing.assert_close(norms(stream.tensor(name, Crew())), formed, rtol=1e-5, atol=1e-9)
 
 
-def test_no_product_is_formed_for_a_norm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_product_is_formed_for_a_norm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_chunks: Callable[..., None]
+) -> None:
+    small_chunks(7, 3)
     base, adapters = written(tmp_path, ATTENTION, WIDER)
     full = tmp_path / "full"
     tensors = {name: tensor + 0.01 for name, tensor in load_file(base / "model.safetensors").items()}
@@ -130,7 +136,7 @@ def test_no_product_is_formed_for_a_norm(tmp_path: Path, monkeypatch: pytest.Mon
     expected = sum(squares_formed(work, name) for name in work.merged)
     monkeypatch.setattr(lora, "product", lambda *_: pytest.fail("a product was formed"))
 
-    found = squares(Stream(work, Crew(), 100).model(list(work.merged)))
+    found = squares(Stream(work, Crew()).model(list(work.merged)))
 
     torch.testing.assert_close(found[:, 0], expected, rtol=1e-5, atol=0)
     assert found[1].tolist() == [found[1, 0], found[1, 0], 0]  # the full model has no factors
@@ -165,7 +171,7 @@ def test_what_is_shown_is_what_the_merge_does(tmp_path: Path, reading: str, scop
 
     shown = coefficients(METHODS["from"], values, comparison, comparison.probe)
 
-    stream = Stream(work, Crew(), 100, tensorwise=scope == "tensor")
+    stream = Stream(work, Crew(), tensorwise=scope == "tensor")
     known = METHODS["from"].filled(values, 2)
     whole = METHODS["from"].look(stream.model(list(work.merged)), known) if scope == "model" else None
     for name, row, lengths in zip(work.merged, shown, comparison.norms, strict=True):
@@ -244,7 +250,7 @@ def test_an_embedding_that_the_adapter_brings_along_is_the_bases_only_where_it_i
 
     assert factored(work, name) == {}
     formed = float(taus(work, name)[0].norm())
-    assert float(norms(Stream(work, Crew(), 100).tensor(name, Crew()))) == pytest.approx(formed, rel=1e-6)
+    assert float(norms(Stream(work, Crew()).tensor(name, Crew()))) == pytest.approx(formed, rel=1e-6)
     words = check(Recipe("from", base, (adapter,), values={"lora": "weights"})).problems[0]
     assert f"`{name}`: adapter-0 adds them to another weight than the base's" in words
 

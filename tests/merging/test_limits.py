@@ -22,7 +22,7 @@ from pathlib import Path
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[1]), int(sys.argv[2])))
 try:
-    merge(Recipe("linear", Path("base"), (Path("one"), Path("two"))), "out")
+    merge(Recipe("linear", Path("base"), (Path("one"), Path("two"))), "out", shard_size=int(sys.argv[3]))
 except MergeError as error:
     print(error)
 """
@@ -35,10 +35,10 @@ def models(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def merged(folder: Path, soft: int, hard: int) -> str:
+def merged(folder: Path, soft: int, hard: int, shard: int = 1 << 30) -> str:
     """What a process with these limits has to say of the merge."""
     told = subprocess.run(
-        [sys.executable, "-c", MERGE, str(soft), str(hard)],
+        [sys.executable, "-c", MERGE, str(soft), str(hard), str(shard)],
         cwd=folder,
         env={"PYTHONPATH": str(Path(__file__).parents[2]), "PATH": ""},
         stdout=subprocess.PIPE,
@@ -55,7 +55,17 @@ def test_the_limit_is_raised_where_that_is_allowed(models: Path) -> None:
 
 def test_more_files_than_a_process_may_have_open_are_a_problem(models: Path) -> None:
     assert merged(models, 70, 150) == (
-        "The models are in 90 files, and this process may have only 150 open at once. "
-        "Allow it 190 (`ulimit -Hn 190`), or save the models in fewer shards."
+        "The merge has 91 files open, and this process may have only 150. "
+        "Allow it 191 (`ulimit -Hn 191`), or use fewer and larger shards."
+    )
+    assert not (models / "out").exists()
+
+
+def test_the_result_s_own_files_count(models: Path) -> None:
+    assert merged(models, 70, 195) == ""
+    (models / "out").rename(models / "other")
+    assert merged(models, 70, 195, shard=1) == (
+        "The merge has 120 files open, and this process may have only 195. "
+        "Allow it 220 (`ulimit -Hn 220`), or use fewer and larger shards."
     )
     assert not (models / "out").exists()

@@ -1,5 +1,6 @@
 """The result of a merge does not depend on chunks, workers, shards or the order of anything, to the byte."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from merging import groups, kernels, passes, ranking
 from merging.checkpoint import open_checkpoint
+from merging.chunks import WeightedSum
 from merging.engine import merge, merge_groups
 from merging.method import METHODS, Group
 from merging.recipe import Recipe
@@ -208,3 +210,71 @@ def test_real_tiles(dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.Monk
         results.append(stored(tmp_path / f"out-{tiles}"))
 
     assert results[0] == results[1]
+
+
+@pytest.mark.parametrize("out_dtype", ["bfloat16", "float32", "float16"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16])
+@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "from"])
+def test_any_dtype(
+    method: str, dtype: torch.dtype, out_dtype: str, tmp_path: Path, small_chunks: Callable[..., None]
+) -> None:
+    """From file to file in one call, tile by tile, and in torch."""
+    for seed in range(3):
+        write_model(tmp_path / f"{seed}", {name: tensor.to(dtype) for name, tensor in tensors(seed).items()})
+    recipe = Recipe(method, tmp_path / "0", (tmp_path / "1", tmp_path / "2"), out_dtype=out_dtype)
+    results = []
+
+    for number, (tiles, workers, usable) in enumerate([(1, 2, True), (5, 1, True), (2, 3, False)]):
+        small_chunks(8, tiles)
+        with pytest.MonkeyPatch.context() as patch:
+            if not usable:
+                patch.setattr(kernels, "usable", lambda: False)
+            merge(recipe, tmp_path / f"out-{number}", workers=workers)
+        results.append(stored(tmp_path / f"out-{number}"))
+
+    assert results[0] == results[1] == results[2]
+
+
+@pytest.mark.parametrize(("method", "values"), SETTINGS, ids=IDS)
+def test_systems_that_cannot_read_and_write_at_a_place(
+    method: str,
+    values: dict[str, Any],
+    models: tuple[Path, tuple[Path, ...]],
+    tmp_path: Path,
+    small_chunks: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As on Windows."""
+    recipe = recipe_of(method, values, models)
+    small_chunks(8, 2)
+    merge(recipe, tmp_path / "out")
+
+    for name in ("preadv", "pread", "pwrite", "pwritev"):
+        monkeypatch.delattr(os, name, raising=False)
+    merge(recipe, tmp_path / "other", workers=3)
+
+    assert stored(tmp_path / "out") == stored(tmp_path / "other")
+
+
+def test_a_piece_that_could_not_be_merged_at_once_is_merged_tile_by_tile(
+    models: tuple[Path, tuple[Path, ...]],
+    tmp_path: Path,
+    small_chunks: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A call that was interrupted, say."""
+    recipe, steps, at_once, tried = recipe_of("linear", {}, models), [], WeightedSum.from_files, []
+    small_chunks(8, 2)
+    merge(recipe, tmp_path / "out")
+
+    def now_and_then(self: WeightedSum, *given: Any) -> bool:
+        tried.append(at_once(self, *given))
+        return len(tried) % 2 == 0
+
+    monkeypatch.setattr(WeightedSum, "from_files", now_and_then)
+    merge(recipe, tmp_path / "other", steps.append, workers=1)
+
+    assert all(tried)
+    assert len(tried) > 5
+    assert stored(tmp_path / "out") == stored(tmp_path / "other")
+    assert [step.bytes_done for step in steps] == sorted({step.bytes_done for step in steps})
