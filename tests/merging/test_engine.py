@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from merging import groups, passes, ranking
 from merging.checkpoint import Checkpoint, open_checkpoint
 from merging.engine import Step, merge, merge_groups
 from merging.errors import MergeError, MergeStopped
@@ -255,6 +256,32 @@ def test_progress_counts_every_pass_and_reaches_its_end(
     assert steps[-1].bytes_done == steps[-1].bytes_total == (passes + 1) * 3 * open_checkpoint(base).bytes
     assert [step.stage for step in steps].count("Merging") == tensors
     assert (steps[-1].stage, steps[-1].name) == ("Done", "")
+
+
+@pytest.mark.parametrize(("method", "scope"), [("ties", "model"), ("ties", "tensor"), ("pcb", "model")])
+def test_passes_that_nobody_expected_are_still_before_the_end(
+    method: str, scope: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a rank is not in the interval that a sample suggests, the weights are gone over again."""
+    for module in (groups, passes):
+        monkeypatch.setattr(module, "FEW", 50)
+    for name, value in [("SAMPLED", 2), ("RUN", 3), ("BINS", 4)]:
+        monkeypatch.setattr(ranking, name, value)
+    paths = [
+        write_model(tmp_path / f"{seed}", {"w": random_tensors(seed)["model.embed_tokens.weight"].repeat(9, 9)})
+        for seed in range(3)
+    ]
+    steps: list[Step] = []
+
+    merge(Recipe(method, paths[0], tuple(paths[1:]), values={"scope": scope}), tmp_path / "out", steps.append)
+
+    surveys = [step.stage for step in steps].count("Surveying")
+    expected = steps[0].total
+    assert surveys + 1 == steps[-1].total > expected
+    assert [step.done for step in steps] == list(range(surveys + 2))
+    assert [step.stage for step in steps] == ["Surveying"] * surveys + ["Merging", "Done"]
+    assert steps[-1].bytes_done == steps[-1].bytes_total
+    assert all(step.bytes_done < step.bytes_total for step in steps[:-1])
 
 
 def test_a_survey_of_each_tensor_takes_turns_with_its_merge(family: Family, tmp_path: Path) -> None:
