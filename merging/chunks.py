@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from merging.groups import Bits, Group, of_some
+from merging.groups import Bits, Group, Stored, of_some
 from merging.lazy import torch
 from merging.method import FactorCoefficients, Kernel, Method, ModelCoefficients, Outcome, TaskCoefficients
 
@@ -68,11 +68,11 @@ class WeightedSum:
         finite: bool = sums.weighted_sum(group.bits, self.weights, self.from_base, out)
         return finite
 
-    def from_files(self, stored: tuple[Any, ...], out: Bits, number: int, place: int) -> bool:
+    def from_files(self, stored: Stored, out: Bits, number: int, place: int) -> bool:
         """Read, merge and write what is stored there; whether all went well. See `kernels.files.sum_up`."""
         from merging.kernels import files
 
-        done: bool = files.sum_up(*stored, self.weights, self.from_base, out, number, place)
+        done: bool = files.sum_up(*stored.place, self.weights, self.from_base, out, number, place)
         return done
 
 

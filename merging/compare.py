@@ -14,6 +14,7 @@ from merging.factored import obstacle, updates, with_factors
 from merging.groups import TILE, Group
 from merging.lazy import torch
 from merging.plan import Plan, plan
+from merging.vectors import squared_norms
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -173,7 +174,7 @@ def _measure(work: Plan, name: str, picked: Tensor, stop: threading.Event | None
         rows = torch.stack([model.read(name, start, end).float() for model in models])
         tau = rows[1:] - rows[0]
         bases += rows[0].double().square().sum()
-        squares += tau.double().square().sum(1)
+        squares += squared_norms(Group(name, rows[0], rows[1:]))  # added as in a merge: the same to the last digit
         zeros += (tau == 0).sum(1)
         products += tau.double() @ tau.double().T
         kept.append(rows[:, picked[(picked >= start) & (picked < end)] - start])

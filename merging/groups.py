@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -110,6 +110,21 @@ class Group:
         )
 
 
+class Stored(NamedTuple):
+    """Where a piece of a tensor is stored."""
+
+    place: tuple[
+        Any, ...
+    ]  # the open files, where the tensor begins in each, the piece's first entry, scratch, its tile
+    size: int
+    which: tuple[int, ...]  # of the recipe's experts
+
+    @property
+    def tile(self) -> int:
+        """The entries that the scratch holds of each model."""
+        return int(self.place[-1])
+
+
 class Groups:
     """What a survey goes over, as often as it likes: pieces that are read when their turn comes, by a crew.
 
@@ -129,6 +144,7 @@ class Groups:
         self.few = max(sizes) <= FEW  # whether all of them may be held in memory
         self.pick = pick  # the runs of a piece that begin at these places, of that length, as one group
         self.crew = crew or Crew()
+        self.in_files: Callable[[Any], Stored | None] = lambda _: None  # a piece that can be read as it is
         # Where adapters are among the experts: what their factors tell of norms, and the groups with all else.
         self.apart: Callable[[], tuple[Tensor, Groups | None]] | None = None
 
@@ -152,14 +168,26 @@ class Groups:
         """The number of each piece's first tile, and at the end the number of tiles."""
         return [0, *accumulate(-(-piece.size // TILE) for piece in self.pieces)]
 
-    def sum(self, measure: Callable[[Group], Tensor]) -> Tensor:
-        """The sum of a measure of shape (experts, ...) or () over all entries, always added in the same order."""
+    def sum(
+        self, measure: Callable[[Group], Tensor], in_files: Callable[[Stored], Tensor | None] | None = None
+    ) -> Tensor:
+        """The sum of a measure of shape (experts, ...) or () over all entries, always added in the same order.
+
+        `in_files` takes it of a whole piece at once: of each of its tiles, (tiles, experts, ...).
+        """
         rows: list[Any] = [None] * self._first()[-1]
 
-        def visit(number: int, tile: Group) -> None:
-            rows[number] = self._of_all(measure(tile), tile.which)
+        def show(numbered: tuple[int, Any]) -> None:
+            first, piece = numbered
+            stored = self.in_files(piece) if in_files else None
+            measured = in_files(stored) if in_files and stored else None
+            if stored and measured is not None:
+                rows[first : first + len(measured)] = [self._of_all(row, stored.which) for row in measured]
+                return
+            for number, tile in enumerate(self.read(piece), first):
+                rows[number] = self._of_all(measure(tile), tile.which)
 
-        self.each(visit)
+        self.crew.run(show, zip(self._first()[:-1], self.pieces, strict=True))
         return torch.from_numpy(np.add.accumulate(torch.stack(rows).numpy(), axis=0)[-1:]).squeeze(0)
 
     def fold(self, begin: Callable[[], Any], add: Callable[[Group, Any], None]) -> list[Any]:

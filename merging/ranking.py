@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from merging.groups import Bits, Group, Groups
-from merging.kernels import SPARE
 from merging.lazy import torch
 
 if TYPE_CHECKING:
@@ -116,7 +115,7 @@ class Places:
     @property
     def begins(self) -> Bits:
         """Where the bins of each interval begin among those of all, (experts, ranks)."""
-        return (self.bins + SPARE).cumsum().reshape(self.bins.shape) - self.bins - SPARE
+        return self.bins.cumsum().reshape(self.bins.shape) - self.bins
 
     def narrowed(self, tally: Tally, place: tuple[int, ...], begin: int, rank: int, entries: int) -> int:
         """A rank's code by what was counted, in bins that begin at `begin`; or -1, and a new interval to look in."""
@@ -151,19 +150,18 @@ class Places:
 
 def _pass(groups: Groups, values: Values, count: Count | None, places: Places) -> Tally:
     experts, begins = len(places.first), places.begins
-    ends = begins + places.bins + SPARE
     dtype = np.uint32 if max(groups.sizes) < 1 << 32 else np.int64  # so that no bin overflows
 
     def begin() -> Tally:
         edges = np.full(experts, 0xFFFFFFFF, np.uint32), np.zeros(experts, np.uint32)
-        bins = ends[-1, -1]
-        return Tally(np.zeros((*ends.shape, 3), np.int64), np.zeros(bins, dtype), np.zeros(bins, np.bool_), *edges)
+        bins = int(places.bins.sum())
+        return Tally(np.zeros((*begins.shape, 3), np.int64), np.zeros(bins, dtype), np.zeros(bins, np.bool_), *edges)
 
     def add(group: Group, mine: Tally) -> None:
         if group.fused:
             from merging.kernels import ranks
 
-            intervals = places.first, places.last, places.start, places.shift, begins, ends
+            intervals = places.first, places.last, places.start, places.shift, begins
             told = np.array(group.which), intervals, (mine.below, mine.counts, mine.mixed, mine.least, mine.largest)
             if count:
                 count(group, *told)

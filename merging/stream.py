@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from merging.crew import Crew
 from merging.errors import MergeError
 from merging.factored import factored, squared_norms, updates
 from merging.files import Files, Rows
-from merging.groups import TILE, Bits, Group, Groups
+from merging.groups import TILE, Bits, Group, Groups, Stored
 from merging.lazy import torch
 from merging.lora import Update, averaged
 from merging.method import FactorCoefficients
@@ -75,16 +75,6 @@ class Source:
     updates: tuple[Update | None, ...] = ()  # of each expert, where all of them are products of factors or nothing
 
 
-class Stored(NamedTuple):
-    """Where a piece of a tensor is stored, and memory to read it into."""
-
-    numbers: Bits  # of the open files
-    offsets: Bits  # in them, of the tensor's first entry
-    start: int  # the piece's first entry
-    scratch: Bits  # for a tile of all models
-    tile: int
-
-
 class Stream:
     """The merged tensors of a plan, as groups that are read when their turn comes, tile by tile.
 
@@ -117,6 +107,8 @@ class Stream:
         return self._groups([name], Groups(self.spans(name), self.read, sizes, crew, self.pick))
 
     def _groups(self, names: list[str], groups: Groups) -> Groups:
+        if self.device == "cpu":
+            groups.in_files = self._watched
         if any(expert.adapter for expert in self.plan.experts):
             groups.apart = lambda: self._apart(names, groups)
         return groups
@@ -176,7 +168,14 @@ class Stream:
         if not source.rows.places:
             return None
         scratch = kernels.scratch("read", (1, source.rows.count * TILE), source.dtype)[0]
-        return Stored(*source.rows.places, span.start, scratch, TILE)
+        return Stored((*source.rows.places, span.start, scratch, TILE), span.size, source.which)
+
+    def _watched(self, span: Span) -> Stored | None:
+        """The same for a survey, which reads it next."""
+        stored = self.in_files(span) if self.with_base else None
+        if stored:
+            self.watch(span)
+        return stored
 
     def pick(self, span: Span, starts: Sequence[int], length: int) -> Group:
         """The runs of a piece that begin at these places, of that length, one after the other."""

@@ -41,7 +41,7 @@ def merge_a_little() -> None:
 
 
 def _merge_files(dtype: Any, like: Any) -> None:
-    """Sum up numbers of files into a file."""
+    """Measure numbers of files, and sum them up into a file."""
     from merging.kernels import files
 
     weights, scratch = np.zeros(2, np.float32), np.zeros(3, dtype)
@@ -50,6 +50,7 @@ def _merge_files(dtype: Any, like: Any) -> None:
         file.flush()
         numbers, offsets = np.full(3, file.fileno(), np.int32), np.zeros(3, np.int64)
         files.read(numbers, offsets, np.array([0]), 1, scratch.reshape(3, 1))
+        files.squares(numbers, offsets, 0, scratch, 1, 1, np.zeros((1, 2)))
         files.sum_up(numbers, offsets, 0, scratch, 1, weights, True, np.zeros(1, like), file.fileno(), 0)
 
 

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
-SPARE = 16  # counters behind the bins of an interval, for what lies beyond: several, so that none waits for another
-
 _kept = threading.local()
 
 

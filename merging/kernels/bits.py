@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import config, njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 TILE = 2048
+LANES = 16  # numbers that are looked at together where no loop says it
 INFINITE = np.uint32(0x7F800000)  # a magnitude from here on up is infinite or not a number
+ROUNDED_UP = np.uint32(0x7F7F8000)  # a magnitude from here on up is infinite as a bfloat16
 I32, F32 = ir.IntType(32), ir.FloatType()
 
 
@@ -117,31 +120,30 @@ less, same = _of_two(_compared("<"), types.int32), _of_two(_compared("=="), type
 
 
 @intrinsic
-def bin_between(context: Any, code: Any, first: Any, last: Any, start: Any, shift: Any) -> Any:
-    """The number of the bin of 2^shift codes, counted from `start`, for codes between two; else a large number."""
+def gather(context: Any, codes: Any, at: Any, first: Any, last: Any, out: Any, number: Any) -> Any:
+    """Write those of the LANES codes from `at` on that lie between two to `out[number:]`; how many there are."""
 
-    def counted(_: Any, builder: Any, signature: Any, args: Any) -> Any:
-        code, first, last, start, shift = args
-        inside = builder.icmp_unsigned("<", builder.sub(builder.sub(code, first), I32(1)), _apart(builder, first, last))
-        return builder.select(inside, builder.lshr(builder.sub(code, start), shift), I32(0xFFFFFFFF))
+    def gathered(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        (codes, at, first, last, out, number), (from_type, _, _, _, to_type, _) = args, signature.args
+        lanes, mask = ir.VectorType(I32, LANES), ir.VectorType(ir.IntType(1), LANES)
+        place = builder.gep(context.make_array(from_type)(context, builder, codes).data, [at])
+        row = builder.load(builder.bitcast(place, lanes.as_pointer()), align=4)
+        above = builder.sub(row, _all(builder, builder.add(first, I32(1))))
+        inside = builder.icmp_unsigned("<", above, _all(builder, builder.sub(builder.sub(last, first), I32(1))))
+        target = builder.gep(context.make_array(to_type)(context, builder, out).data, [number])
+        kind = ir.FunctionType(ir.VoidType(), [lanes, I32.as_pointer(), mask])
+        store = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.compressstore.v{LANES}i32")
+        builder.call(store, [row, target, inside])
+        return builder.zext(builder.ctpop(builder.bitcast(inside, ir.IntType(LANES))), ir.IntType(64))
 
-    return types.uint32(*[types.uint32] * 5), counted
+    return types.int64(codes, types.intp, types.uint32, types.uint32, out, types.intp), gathered
 
 
-def _apart(builder: Any, first: Any, last: Any) -> Any:
-    """How many codes there are between two."""
-    return builder.sub(builder.sub(last, first), I32(1))
-
-
-@intrinsic
-def rest_of(context: Any, code: Any, shift: Any, place: Any, bins: Any) -> Any:
-    """What a code is more than the first of its bin of 2^shift codes; 0 for one that lies beyond the bins."""
-
-    def masked(_: Any, builder: Any, signature: Any, args: Any) -> Any:
-        mask = builder.sub(builder.shl(I32(1), args[1]), I32(1))
-        return builder.select(builder.icmp_unsigned("<", args[2], args[3]), builder.and_(args[0], mask), I32(0))
-
-    return types.uint32(*[types.uint32] * 4), masked
+def _all(builder: Any, value: Any) -> Any:
+    """The same number in all lanes."""
+    lanes = ir.VectorType(I32, LANES)
+    one = builder.insert_element(ir.Constant(lanes, ir.Undefined), value, I32(0))
+    return builder.shuffle_vector(one, ir.Constant(lanes, ir.Undefined), ir.Constant(lanes, None))
 
 
 @intrinsic
@@ -164,11 +166,9 @@ def lift(row: Any, tile: Any) -> None:
 
 @kernel
 def lower(tile: Any, out: Any) -> Any:
-    """Store a run of float32; and the largest magnitude among what is stored, as bits."""
-    for i in range(len(out)):
-        out[i] = as_stored(tile[i], out)
+    """Store a run of float32; and the bits of the largest magnitude, or INFINITE where one is stored as that."""
     largest = np.uint32(0)
     for i in range(len(out)):
-        size = max(magnitude(tile[i]), magnitude(as_float(out[i])))
-        largest = max(largest, size)
-    return largest
+        out[i] = as_stored(tile[i], out)
+        largest = larger(largest, magnitude(tile[i]))
+    return largest if out.itemsize == 4 or largest < ROUNDED_UP else INFINITE

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from merging.kernels.bits import INFINITE, TILE, as_float, kernel, lift, lower, magnitude, power_of_two
-from merging.kernels.ranks import count
+from merging.kernels.ranks import codes_of, count
 
 F = np.float32
 ZERO, ONE, TWO = F(0), F(1), F(2)
@@ -145,13 +145,14 @@ def tally(bits: Any, variant: int, moved: Any, low: Any, high: Any, which: Any, 
     experts, size = bits.shape[0] - 1, bits.shape[1]
     base, tau = np.empty(TILE, np.float32), np.empty((experts, TILE), np.float32)
     work, scores = np.empty((2 + 2 * experts, TILE), np.float32), np.empty((experts, TILE), np.float32)
-    codes, bins = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
+    codes, found = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
     for start in range(0, size, TILE):
         stop = min(start + TILE, size)
         _tile(bits, start, stop, base, tau)
         _score(tau, stop - start, variant, moved, low, high, work, scores)
         for row in range(experts):
-            count(scores[row][: stop - start], which[row], where, into, codes, bins)
+            codes_of(scores[row][: stop - start], codes)
+            count(codes[: stop - start], which[row], where, into, found)
 
 
 @kernel

@@ -8,6 +8,8 @@ import numpy as np
 
 from merging.kernels.bits import INFINITE, TILE, as_float, kernel, lift, lower
 
+SMALL = 2.0**-64  # sums of squares in float32 that are less may have lost a part that matters
+
 
 @kernel
 def weighted_sum(bits: Any, weights: Any, from_base: bool, out: Any) -> bool:
@@ -45,26 +47,62 @@ def weighted_sum(bits: Any, weights: Any, from_base: bool, out: Any) -> bool:
 
 
 @kernel
-def _sum_of_squares(row: Any, base: Any, tau: Any, work: Any) -> Any:
-    """The sum of squares of a tile's task vector, added in a fixed order: the same on every machine.
+def squares(bits: Any) -> Any:
+    """The sums of squares of the task vectors, (experts), in float64.
 
-    `tau` is scratch of (TILE), `work` of (TILE / 4) in float64.
+    Four squares are added in float32, and what comes out in float64, in an order that is the same on every machine.
+    Where squares do not fit float32 they are taken in float64, too.
     """
-    for i in range(len(row)):
-        tau[i] = as_float(row[i]) - base[i]
-    tau[len(row) :] = np.float32(0)
-    half = len(work)
-    _add_squares(tau[:half], tau[half : 2 * half], tau[2 * half : 3 * half], tau[3 * half :], work)
-    while half > 1:
-        half //= 2
-        _add(work[:half], work[half : 2 * half])
-    return work[0]
+    total = _squares(bits, np.zeros(TILE // 4, np.float32))
+    lost = ~((total >= SMALL) & (total < np.inf))  # those that are not numbers, too
+    if lost.any():
+        total[lost] = _squares(bits, np.zeros(TILE // 4, np.float64))[lost]
+    return total
 
 
 @kernel
-def _add_squares(one: Any, two: Any, three: Any, four: Any, out: Any) -> None:
-    for i in range(len(out)):
-        a, b, c, d = np.float64(one[i]), np.float64(two[i]), np.float64(three[i]), np.float64(four[i])
+def _squares(bits: Any, like: Any) -> Any:
+    """The same in the precision of `like`, which is scratch of (TILE / 4)."""
+    experts, size = bits.shape[0] - 1, bits.shape[1]
+    base, padded = np.zeros(TILE, np.float32), np.zeros(TILE, bits.dtype)
+    sums = np.zeros((experts, TILE // 4), np.float64)
+    for start in range(0, size, TILE):
+        stop = min(start + TILE, size)
+        if stop - start < TILE:
+            base[:] = np.float32(0)
+        lift(bits[0][start:stop], base)
+        for expert in range(experts):
+            row = bits[expert + 1][start:stop]
+            if len(row) < TILE:
+                padded[: len(row)] = row
+                row = padded
+            _add_squares(row, base, like, sums[expert])
+    total = np.empty(experts)
+    for expert in range(experts):
+        half = TILE // 4
+        while half > 1:
+            half //= 2
+            _add(sums[expert][:half], sums[expert][half : 2 * half])
+        total[expert] = sums[expert][0]
+    return total
+
+
+@kernel
+def _add_squares(row: Any, base: Any, four: Any, sums: Any) -> None:
+    """Add the squares of a tile's task vector, four of them as `four` is precise."""
+    size = len(sums)
+    _four_squares(row[:size], row[size:], row[2 * size :], row[3 * size :], base, four)
+    for i in range(size):
+        sums[i] += np.float64(four[i])
+
+
+@kernel
+def _four_squares(one: Any, two: Any, three: Any, four: Any, base: Any, out: Any) -> None:
+    size = len(out)
+    base_two, base_three, base_four = base[size:], base[2 * size :], base[3 * size :]
+    for i in range(size):
+        a, b = out.dtype.type(as_float(one[i]) - base[i]), out.dtype.type(as_float(two[i]) - base_two[i])
+        c, d = out.dtype.type(as_float(three[i]) - base_three[i]), out.dtype.type(as_float(four[i]) - base_four[i])
         out[i] = (a * a + b * b) + (c * c + d * d)
 
 
@@ -72,17 +110,3 @@ def _add_squares(one: Any, two: Any, three: Any, four: Any, out: Any) -> None:
 def _add(one: Any, other: Any) -> None:
     for i in range(len(one)):
         one[i] += other[i]
-
-
-@kernel
-def squares(bits: Any) -> Any:
-    """The sums of squares of the task vectors, (experts), in float64."""
-    experts, size = bits.shape[0] - 1, bits.shape[1]
-    base, tau, work = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE // 4)
-    total = np.zeros(experts)
-    for start in range(0, size, TILE):
-        stop = min(start + TILE, size)
-        lift(bits[0][start:stop], base)
-        for expert in range(experts):
-            total[expert] += _sum_of_squares(bits[expert + 1][start:stop], base, tau, work)
-    return total
