@@ -55,6 +55,7 @@ class Checkpoint:
     entries: dict[str, Entry]
     config: dict[str, Any] = field(default_factory=dict)
     made: dict[str, Made] = field(default_factory=dict)  # the tensors whose entry does not say where their bytes are
+    used: dict[str, str] = field(default_factory=dict)  # what became of stored tensors that are no part of the model
     adapter: bool = False  # whether it is what an adapter makes of its base, whose config it has then
     notes: tuple[str, ...] = ()  # sentences on how it was read, for the user
 

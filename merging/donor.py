@@ -9,7 +9,7 @@ from merging.checkpoint import Checkpoint
 from merging.errors import MergeError
 from merging.header import read_json
 from merging.params import nearest
-from merging.tokens import FILE, Tokens, counted, read_tokens, shown
+from merging.tokens import FILE, Tokens, read_tokens, shown, some_of
 from merging.vocabulary import Vocabulary, home, rows_of, vocab_size
 
 SETTINGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token, in a tokenizer.json
@@ -96,7 +96,7 @@ def _note(base: Checkpoint, found: list[str], pieces: set[str], rows: int) -> st
     """What a union adds. Pieces of another vocabulary are found in a text only as they are spelled."""
     count = f"{len(found):,} tokens (such as {shown(found[0])})" if len(found) > 1 else f"the token {shown(found[0])}"
     spelled = [token for token in found if token in pieces]
-    also = f" Of them {counted(spelled)} came from another vocabulary and are found only as spelled." if spelled else ""
+    also = f" Of them {some_of(spelled)} came from another vocabulary and are found only as spelled." if spelled else ""
     return f"The union adds {count} to those of {base.name}; the result has {rows:,} rows.{also}"
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from merging.companions import carry_over
 from merging.crew import crew
 from merging.errors import MergeError
-from merging.header import FLOATS, Entry
+from merging.header import STORED_AS, Entry
 from merging.limits import crowded
 from merging.memory import merge_groups as merge_groups
 from merging.output import SHARD, Output, examine, lay_out, shards
@@ -116,5 +116,4 @@ def _tell(folder: Path, text: str, story: dict[str, Any], work: Plan, checksums:
 
 
 def _dtype(entry: Entry, wanted: str) -> str:
-    names = {name: key for key, name in FLOATS.items()}
-    return names[wanted] if wanted and entry.floating else entry.dtype
+    return STORED_AS[wanted] if wanted and entry.floating else entry.dtype

@@ -26,6 +26,8 @@ FLOW = (
     *("input_scale", "input_scale_ub", "output_scale", "activation_scale", "act_scale", "scale_input"),
     *("q_scale", "k_scale", "v_scale", "kv_scale", "prob_output_scale", "scaled_fp8"),
 )
+MULTIPLIED = "multiplied into the fp8 weights that it scales"
+UNNEEDED = "left out: weights in bfloat16 need no scales of what flows through their layer"
 
 
 @dataclass(frozen=True)
@@ -73,16 +75,17 @@ def lifted(model: Checkpoint) -> Checkpoint:
     if not names:
         return model
     made = {name: _lifted(model, name) for name in names if not _flows(name)}
-    hidden = {tensor.scale for tensor in made.values()}
+    used = {name: UNNEEDED for name in model.entries if _flows(name)}
+    used |= {tensor.scale: MULTIPLIED for tensor in made.values() if tensor.scale}
     entries: dict[str, Entry] = {}
     for name, entry in model.entries.items():
-        if name not in hidden and not _flows(name):
+        if name not in used:
             entries[name] = replace(entry, dtype="BF16") if name in made else entry
     _no_scale_is_left(model, list(entries))
     plain = sum(not tensor.scale for tensor in made.values())
     notes = (*model.notes, _note(len(made), plain))
     made_now: dict[str, Made] = {**model.made, **made}
-    return replace(without_quantisation(model), entries=entries, made=made_now, notes=notes)
+    return replace(without_quantisation(model), entries=entries, made=made_now, used=used, notes=notes)
 
 
 def _flows(name: str) -> bool:

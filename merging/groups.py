@@ -17,7 +17,7 @@ from merging.lazy import torch
 if TYPE_CHECKING:
     from torch import Tensor
 
-TILE = 1 << 17  # entries whose sum is taken at once; all sums add these tiles in order, whatever the chunks
+TILE = 1 << 17  # entries that are computed at once; all sums add tiles in order, in whatever pieces they are read
 FEW = 1 << 18  # numbers that are quicker sorted than counted
 Bits = np.ndarray[Any, Any]
 

@@ -14,6 +14,7 @@ from merging.formats import disguise
 from merging.lazy import torch
 
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+STORED_AS = {name: key for key, name in FLOATS.items()}
 FP8 = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 POWERS = {"F8_E8M0": "float8_e8m0fnu"}  # of two, as scales of fp8 weights
 OTHERS = {

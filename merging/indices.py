@@ -13,7 +13,7 @@ ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
-class Source:
+class Listing:
     """The files of a model, the file that its index promises for each tensor, and what the user should know."""
 
     files: list[Path]
@@ -21,7 +21,7 @@ class Source:
     notes: tuple[str, ...] = ()
 
 
-def indexed(path: Path, index: Path, whole: list[list[Path]]) -> Source:
+def indexed(path: Path, index: Path, whole: list[list[Path]]) -> Listing:
     """The files that an index lists; or the shards that are complete by their own names, where it is of no use."""
     try:
         promised = _promised(index)
@@ -35,12 +35,12 @@ def indexed(path: Path, index: Path, whole: list[list[Path]]) -> Source:
         if len(whole) != 1 or any(file not in whole[0] for file in _known(index)):
             raise
         note = f"{index.name} is damaged or names other files, so it was not used: the shards are complete without it."
-        return Source(whole[0], {}, (note,))
+        return Listing(whole[0], {}, (note,))
     larger = [files for files in whole if set(there) < set(files)]
     if larger:
         note = f"{index.name} lists {len(there)} of {len(larger[0])} shards; all of them were read."
-        return Source(larger[0], promised, (note,))
-    return Source(there, promised)
+        return Listing(larger[0], promised, (note,))
+    return Listing(there, promised)
 
 
 def _promised(index: Path) -> dict[str, str]:
@@ -63,7 +63,7 @@ def _known(index: Path) -> list[Path]:
     return [index.parent / name for name in set(promised.values()) if (index.parent / name).is_file()]
 
 
-def compared(source: Source, entries: dict[str, Entry], tied: bool) -> list[str]:
+def compared(source: Listing, entries: dict[str, Entry], tied: bool) -> list[str]:
     """What the user should know of an index that does not agree with the shards; MergeError when a tensor is lost."""
     promised = source.promised
     for name, file in promised.items():

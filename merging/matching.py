@@ -9,7 +9,7 @@ from merging.checkpoint import Checkpoint
 from merging.errors import MergeError
 from merging.lazy import torch
 from merging.rows import Gathered, Source
-from merging.tokens import FILE, counted
+from merging.tokens import FILE, some_of
 from merging.vocabulary import Vocabulary, home, rows_of, same, tokens_in, worded
 
 if TYPE_CHECKING:
@@ -65,11 +65,11 @@ def told(found: Match, base: Match, vocabulary: Vocabulary) -> str:
     words = [f"{known:,} of the result's {total:,} tokens {_was(known)} found in it by their text"]
     new = set(base.lacking)
     if theirs := [token for token in found.lacking if token not in new]:
-        words.append(f"it lacks {counted(theirs)}, for which {base.model.name} stands in")
+        words.append(f"it lacks {some_of(theirs)}, for which {base.model.name} stands in")
     if nobodys := [token for token in found.lacking if token in new]:
-        words.append(f"it lacks {counted(nobodys)}, for which the mean of the experts that have it stands in")
+        words.append(f"it lacks {some_of(nobodys)}, for which the mean of the experts that have it stands in")
     if left:
-        words.append(f"{counted(left)} of its own {'are' if len(left) > 1 else 'is'} left out")
+        words.append(f"{some_of(left)} of its own {'are' if len(left) > 1 else 'is'} left out")
     if found.padding:
         words.append(f"{found.padding:,} rows of it that stand for no token are left out")
     advice = " Set `tokenizer_source: union` to keep them." if left else ""
@@ -101,7 +101,7 @@ def _all_somewhere(vocabulary: Vocabulary, found: list[Match]) -> None:
     if nowhere:
         tokens = [token for token in found[0].lacking if token in nowhere]
         raise MergeError(
-            f"No model has a row for {counted(tokens)} of the tokens of {vocabulary.whose}. "
+            f"No model has a row for {some_of(tokens)} of the tokens of {vocabulary.whose}. "
             "Choose another `tokenizer_source`."
         )
 

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from merging.chunks import writer
 from merging.errors import MergeError
 from merging.groups import Group, Groups, of_some
 from merging.lazy import torch
 from merging.method import Method, Outcome
+from merging.writer import writer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 def outcomes(method: Method, values: dict[str, Any], model: dict[str, list[Group]]) -> Iterator[tuple[Group, Outcome]]:
-    """How each chunk of the model is merged, tensor by tensor, after the method's survey of the scope.
+    """How each tile of the model is merged, tensor by tensor, after the method's survey of the scope.
 
-    `model` holds the chunks of each tensor, of the experts that have it; `values` are by argument name and for all
+    `model` holds the tiles of each tensor, of the experts that have it; `values` are by argument name and for all
     experts, missing ones have their defaults.
     """
     for group, survey, known in _surveyed(method, values, model):
@@ -38,18 +38,18 @@ def of_experts(method: Method, values: dict[str, Any], which: Sequence[int]) -> 
 def _surveyed(
     method: Method, values: dict[str, Any], model: dict[str, list[Group]]
 ) -> Iterator[tuple[Group, Any, dict[str, Any]]]:
-    """Every chunk with what the survey says of its experts, and their values."""
-    experts = 1 + max(max(chunks[0].which) for chunks in model.values())
+    """Every tile with what the survey says of its experts, and their values."""
+    experts = 1 + max(max(tiles[0].which) for tiles in model.values())
     values = method.filled(values, experts)
-    known = [of_experts(method, values, chunks[0].which) for chunks in model.values()]
+    known = [of_experts(method, values, tiles[0].which) for tiles in model.values()]
     tensors = [
-        [group.weighed(some["weight"]) for group in chunks] for some, chunks in zip(known, model.values(), strict=True)
+        [group.weighed(some["weight"]) for group in tiles] for some, tiles in zip(known, model.values(), strict=True)
     ]
     tensorwise = values.get("scope") == "tensor"
     whole = None if tensorwise else method.look(Groups.of(list(chain.from_iterable(tensors))), values)
-    for some, chunks in zip(known, tensors, strict=True):
-        survey = method.look(Groups.of([_alone(group) for group in chunks]), some) if tensorwise else None
-        for group in chunks:
+    for some, tiles in zip(known, tensors, strict=True):
+        survey = method.look(Groups.of([_alone(group) for group in tiles]), some) if tensorwise else None
+        for group in tiles:
             yield group, survey if tensorwise else of_some(whole, group.which), some
 
 

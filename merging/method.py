@@ -88,7 +88,7 @@ def _weighted_sum(weights: Tensor, tensors: Tensor) -> Tensor:
 
 
 Outcome = TaskCoefficients | FactorCoefficients | ModelCoefficients | Blend
-Kernel = Callable[[Bits, Bits], bool]  # writes the merge of a chunk, from bits to bits; whether it is finite
+Kernel = Callable[[Bits, Bits], bool]  # writes the merge of a tile, from bits to bits; whether it is finite
 Fused = Callable[[Any, dict[str, Any]], Kernel | None]  # by survey and values of a tensor; None where there is none
 
 

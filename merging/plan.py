@@ -12,6 +12,7 @@ from merging.header import Entry
 from merging.matching import matched
 from merging.places import in_order
 from merging.vocabulary import Vocabulary, rows_of, sized, unmatched, unread, vocab_size, worded
+from merging.words import listed, verb
 
 __all__ = ["HEAD", "Plan", "misfit", "plan"]
 
@@ -43,22 +44,16 @@ class Plan:
     def fates(self) -> dict[str, str]:
         """What becomes of every tensor of every model, in words."""
         merged = {name: self._merged(has) for name, has in self.merged.items()}
-        return {**merged, **self.copied, **{name: self._kept(name) for name in self.kept}, **self.dropped}
+        kept = {name: self._kept(name) for name in self.kept}
+        used = {name: told for model in (*self.experts, self.base) for name, told in model.used.items()}
+        return {**used, **merged, **self.copied, **kept, **self.dropped}
 
     def _merged(self, has: tuple[int, ...]) -> str:
         lack = [expert.name for index, expert in enumerate(self.experts) if index not in has]
-        return f"merged without {_listed(lack)}, which {_verb(lack, 'lacks', 'lack')} it" if lack else "merged"
+        return f"merged without {listed(lack)}, which {verb(lack, 'lacks', 'lack')} it" if lack else "merged"
 
     def _kept(self, name: str) -> str:
         return f"copied from {self.experts[self.kept[name]].name}: the base does not have it"
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:-1]) + (" and " if names[1:] else "") + names[-1]
-
-
-def _verb(names: list[str], one: str, several: str) -> str:
-    return several if names[1:] else one
 
 
 def plan(
@@ -125,7 +120,7 @@ def _extra(
         elif keep:
             kept[name] = indices[0]
         else:
-            dropped[name] = f"left out: only {_listed(names)} {_verb(names, 'has', 'have')} it, the base does not"
+            dropped[name] = f"left out: only {listed(names)} {verb(names, 'has', 'have')} it, the base does not"
     return kept
 
 

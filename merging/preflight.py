@@ -13,7 +13,7 @@ from merging.companions import extended
 from merging.devices import unequipped
 from merging.errors import MergeError
 from merging.factored import obstacle
-from merging.header import FLOATS, SIZES
+from merging.header import SIZES, STORED_AS
 from merging.limits import crowded
 from merging.output import SHARD
 from merging.passes import all_passes, objections
@@ -134,7 +134,7 @@ def bytes_in(work: Plan) -> int:
 
 def bytes_out(work: Plan, out_dtype: str = "") -> int:
     """The bytes of the result's tensors."""
-    size = {name: SIZES[key] for key, name in FLOATS.items()}.get(out_dtype)
+    size = SIZES[STORED_AS[out_dtype]] if out_dtype in STORED_AS else None
     return sum(entry.size * size if size and entry.floating else entry.bytes for entry in work.written)
 
 

@@ -52,17 +52,17 @@ def order_statistics(groups: Groups, values: Values, ranks: Ranks, count: Count 
     wanted = np.array([ranks(size, expert) for expert, size in enumerate(groups.sizes)])
     if groups.few:
         return _sorted(groups, values, wanted)
-    places = _guess(groups, values, wanted)
+    intervals = _guess(groups, values, wanted)
     codes = np.full(wanted.shape, -1, np.int64)
     while (codes < 0).any():
-        tally = _pass(groups, values, count, places)
+        tally = _pass(groups, values, count, intervals)
         if not all(int(code) in FINITE for code in (tally.least.min(), tally.largest.max())):
             raise NotFiniteError
-        begins = places.begins  # as they were counted by, before any interval is changed
+        begins = intervals.begins  # as they were counted by, before any interval is changed
         for place in np.ndindex(*wanted.shape):
             if codes[place] < 0:
                 rank, entries = int(wanted[place]), groups.sizes[place[0]]
-                codes[place] = places.narrowed(tally, place, int(begins[place]), rank, entries)
+                codes[place] = intervals.narrowed(tally, place, int(begins[place]), rank, entries)
     return _from_codes(torch.from_numpy(codes))
 
 
@@ -94,7 +94,7 @@ class Tally:
     largest: Bits
 
 
-class Places:
+class Intervals:
     """The intervals in which ranks are looked for, (experts, ranks), and the bins between their first and last codes.
 
     What lies at both ends is counted apart: they come from a sample, and are often numbers that many entries have.
@@ -148,27 +148,27 @@ class Places:
         return -1
 
 
-def _pass(groups: Groups, values: Values, count: Count | None, places: Places) -> Tally:
-    experts, begins = len(places.first), places.begins
+def _pass(groups: Groups, values: Values, count: Count | None, intervals: Intervals) -> Tally:
+    experts, begins = len(intervals.first), intervals.begins
     dtype = np.uint32 if max(groups.sizes) < 1 << 32 else np.int64  # so that no bin overflows
 
     def begin() -> Tally:
         edges = np.full(experts, 0xFFFFFFFF, np.uint32), np.zeros(experts, np.uint32)
-        bins = int(places.bins.sum())
+        bins = int(intervals.bins.sum())
         return Tally(np.zeros((*begins.shape, 3), np.int64), np.zeros(bins, dtype), np.zeros(bins, np.bool_), *edges)
 
     def add(group: Group, mine: Tally) -> None:
         if group.fused:
             from merging.kernels import ranks
 
-            intervals = places.first, places.last, places.start, places.shift, begins
-            told = np.array(group.which), intervals, (mine.below, mine.counts, mine.mixed, mine.least, mine.largest)
+            where = intervals.first, intervals.last, intervals.start, intervals.shift, begins
+            told = np.array(group.which), where, (mine.below, mine.counts, mine.mixed, mine.least, mine.largest)
             if count:
                 count(group, *told)
             else:
                 ranks.tally(values(group).numpy(), *told)
         else:
-            _count(values(group), group.which, places, begins, mine)
+            _count(values(group), group.which, intervals, begins, mine)
 
     tallies: list[Tally] = groups.fold(begin, add)
     first = tallies[0]
@@ -181,13 +181,13 @@ def _pass(groups: Groups, values: Values, count: Count | None, places: Places) -
     return first
 
 
-def _count(values: Tensor, which: tuple[int, ...], places: Places, begins: Bits, into: Tally) -> None:
-    """Add a chunk's values, (experts, entries), to what was counted."""
+def _count(values: Tensor, which: tuple[int, ...], intervals: Intervals, begins: Bits, into: Tally) -> None:
+    """Add a tile's values, (experts, entries), to what was counted."""
     for expert, codes in zip(which, _codes(values), strict=True):
         into.least[expert] = min(into.least[expert], int(codes.min()))
         into.largest[expert] = max(into.largest[expert], int(codes.max()))
         for rank, begin in enumerate(begins[expert].tolist()):
-            parts = places.first, places.last, places.start, places.shift, places.bins
+            parts = intervals.first, intervals.last, intervals.start, intervals.shift, intervals.bins
             first, last, start, bits, size = (int(part[expert, rank]) for part in parts)
             at_last = int((codes == last).sum()) if last > first else 0
             into.below[expert, rank] += (int((codes < first).sum()), int((codes == first).sum()), at_last)
@@ -197,9 +197,9 @@ def _count(values: Tensor, which: tuple[int, ...], places: Places, begins: Bits,
             into.mixed[begin + (inside[inside % (1 << bits) != 0] >> bits).cpu().numpy()] = True
 
 
-def _guess(groups: Groups, values: Values, wanted: Bits) -> Places:
+def _guess(groups: Groups, values: Values, wanted: Bits) -> Intervals:
     """The intervals to begin with: where a sample of runs, evenly spread, suggests that the ranks are."""
-    places, most = Places(wanted.shape), max(groups.sizes)
+    intervals, most = Intervals(wanted.shape), max(groups.sizes)
     every = max(most // SAMPLED, min(SPARSE * RUN, most // LEAST), RUN)
     found = groups.sample(values, every, RUN)
     for expert, size in enumerate(groups.sizes):
@@ -208,12 +208,12 @@ def _guess(groups: Groups, values: Values, wanted: Bits) -> Places:
         sample = np.sort(runs, axis=None)
         for place, rank in enumerate(wanted[expert].tolist()):
             if rank in (0, size - 1):  # every worker sees the extremes: nothing need be counted
-                places.set((expert, place), NOWHERE, NOWHERE)
+                intervals.set((expert, place), NOWHERE, NOWHERE)
             elif rows:
-                places.set((expert, place), *_suggested(runs, sample, rank / size))
+                intervals.set((expert, place), *_suggested(runs, sample, rank / size))
             else:
-                places.set((expert, place), 0, NOWHERE, COARSE)
-    return places
+                intervals.set((expert, place), 0, NOWHERE, COARSE)
+    return intervals
 
 
 def _suggested(runs: Bits, sample: Bits, share: float) -> tuple[int, int, int, int]:

@@ -10,7 +10,6 @@ import numpy as np
 
 from merging import kernels
 from merging.checkpoint import Checkpoint
-from merging.chunks import WeightedSum, Writer, writer
 from merging.crew import Crew
 from merging.errors import MergeError
 from merging.groups import TILE
@@ -24,6 +23,7 @@ from merging.ranking import NotFiniteError
 from merging.settings import Settings, depths
 from merging.stream import Span, Stream, spans
 from merging.workplace import Workplace
+from merging.writer import WeightedSum, Writer, writer
 
 LARGE = 4  # a tensor of more pieces than this is shared by all workers; the others are given to one worker each
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from merging.errors import MergeError
 from merging.formats import foreign
-from merging.indices import Source, indexed
+from merging.indices import Listing, indexed
 
 PICKLES = (".bin", ".pt", ".pth")
 # For each kind of weights its endings, and the names that libraries give a model's file; safetensors come first.
@@ -35,17 +35,17 @@ class _Candidate:
         return not self.missing
 
 
-def source_of(path: Path) -> Source:
+def source_of(path: Path) -> Listing:
     """The files that hold the model of this folder, or this file alone."""
     if path.is_file():
-        return Source([_lone(path)])
+        return Listing([_lone(path)])
     weights = _weights(path)
     for endings, usual in KINDS:
         files = [file for file in weights if file.suffix in endings]
         found = _found(path, files, endings, usual)
         if found:
             left = [file.name for file in weights if file not in found.files]
-            return Source(found.files, found.promised, (*found.notes, *_left(left)))
+            return Listing(found.files, found.promised, (*found.notes, *_left(left)))
     raise MergeError(_nothing(path))
 
 
@@ -88,11 +88,11 @@ def _nothing(path: Path) -> str:
     return f"{path} has no .safetensors file. Save the model as safetensors and choose that folder."
 
 
-def _found(path: Path, files: list[Path], endings: tuple[str, ...], usual: tuple[str, ...]) -> Source | None:
+def _found(path: Path, files: list[Path], endings: tuple[str, ...], usual: tuple[str, ...]) -> Listing | None:
     first = [*reversed(usual)] if (path / ADAPTER).is_file() else usual[:1]
     for stem in first:  # before an index, as transformers does
         if (alone := path / f"{stem}{endings[0]}").is_file():
-            return Source([alone])
+            return Listing([alone])
     candidates = _candidates(files)
     if index := _index(path, endings, usual):
         whole = [candidate.files for candidate in candidates if candidate.complete and len(candidate.files) > 1]
@@ -102,7 +102,7 @@ def _found(path: Path, files: list[Path], endings: tuple[str, ...], usual: tuple
     chosen = _chosen(path, candidates, usual)
     if chosen.missing:
         raise MergeError(f"Shard {chosen.missing} of {path} is missing. Download it and try again.")
-    return Source(chosen.files)
+    return Listing(chosen.files)
 
 
 def _index(path: Path, endings: tuple[str, ...], usual: tuple[str, ...]) -> Path | None:

@@ -64,7 +64,7 @@ def fitting(memory: int, workers: int, models: int) -> int:
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """Where the numbers of one tensor come from."""
 
     dtype: Any  # of the rows: bits of bfloat16, or of float32
@@ -87,8 +87,8 @@ class Stream:
         self.plan, self.crew = plan, crew
         self.with_base, self.tensorwise, self.device = with_base, tensorwise, device
         self.files = Files()
-        self.sources: dict[str, Source] = {}
-        self.rests: dict[str, Source] = {}  # without what is known of adapters from their factors
+        self.sources: dict[str, Origin] = {}
+        self.rests: dict[str, Origin] = {}  # without what is known of adapters from their factors
         self.weights: dict[str, Tensor] = {}  # of the experts that have the tensor
         self.watch: Callable[[Span], None] = lambda _: None  # told of every piece before it is read
 
@@ -151,7 +151,7 @@ class Stream:
         self.watch(span)
         return self.tiles(span, self._source(span.name))
 
-    def tiles(self, span: Span, source: Source | None = None) -> Iterator[Group]:
+    def tiles(self, span: Span, source: Origin | None = None) -> Iterator[Group]:
         """The same, of which nobody is told."""
         source, size = source or self._source(span.name), 0
         for start in range(span.start, span.stop, TILE):
@@ -184,18 +184,18 @@ class Stream:
         source.rows.fill(bits, [span.start + start for start in starts], length)
         return self._group(span.name, bits, span.start, source)
 
-    def _group(self, name: str, bits: Bits, start: int, source: Source) -> Group:
+    def _group(self, name: str, bits: Bits, start: int, source: Origin) -> Group:
         group = Group.of_bits(name, bits, start, source.matrix)
         group.weight, group.which, group.device = source.weight, source.which, self.device
         group.factored = bool(source.updates)
         return group
 
-    def _source(self, name: str) -> Source:
+    def _source(self, name: str) -> Origin:
         if name not in self.sources:
             self.sources[name] = self._found(name)
         return self.sources[name]
 
-    def _found(self, name: str, without: frozenset[int] = frozenset()) -> Source:
+    def _found(self, name: str, without: frozenset[int] = frozenset()) -> Origin:
         """Where a tensor is read from; the rows of experts that are left out repeat the base's."""
         base, which = self.plan.base, self.plan.merged[name]
         models = [base if self.with_base else None]
@@ -204,7 +204,7 @@ class Stream:
         rows = Rows(self.files, models, name, 2 if stored else 4)
         weight = self.weights.get(name, torch.ones(len(which)))
         places, matrix = tuple(self._numbers(name).values()), len(base.entries[name].shape) >= 2
-        return Source(np.uint16 if stored else np.uint32, rows, matrix, places, weight, updates(self.plan, name))
+        return Origin(np.uint16 if stored else np.uint32, rows, matrix, places, weight, updates(self.plan, name))
 
     def _numbers(self, name: str) -> dict[int, int]:
         """The numbers under which those of the recipe's experts go that have the tensor."""
@@ -214,4 +214,4 @@ class Stream:
         """Read a tensor's updates as one from now on, whose factors are averages of theirs."""
         one = averaged(self._source(name).updates, outcome.downs.tolist(), outcome.ups.tolist())
         rows = Rows(self.files, [self.plan.base, replace(self.plan.base, made={name: one})], name, 4)
-        self.sources[name] = Source(np.uint32, rows, True, (0,), torch.ones(1))
+        self.sources[name] = Origin(np.uint32, rows, True, (0,), torch.ones(1))

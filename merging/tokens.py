@@ -134,6 +134,6 @@ def shown(token: str) -> str:
     return f"`{text[:40]}…`" if len(text) > 41 else f"`{text}`"
 
 
-def counted(tokens: list[str]) -> str:
+def some_of(tokens: list[str]) -> str:
     """How many tokens there are, with the first as an example."""
     return f"{len(tokens):,} ({'such as ' if len(tokens) > 1 else ''}{shown(tokens[0])})"

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from merging.chunks import writer
 from merging.groups import Group, Groups
 from merging.lazy import torch
 from merging.lora import product
 from merging.method import METHODS
 from merging.ranking import RUN
+from merging.writer import writer
 
 DTYPES = (np.uint16, np.uint32)
 

@@ -6,10 +6,11 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-from merging.cli.words import counted, fates_in_words
+from merging.cli.words import fates_in_words
 from merging.errors import MergeError
 from merging.recipe import load_recipe
 from merging.sizes import in_words
+from merging.words import counted
 
 if TYPE_CHECKING:
     from merging.preflight import Preflight

@@ -8,8 +8,8 @@ from typing import Any
 
 from merging.adapter import describe, is_adapter
 from merging.checkpoint import Checkpoint, open_checkpoint
-from merging.cli.words import counted, listed
 from merging.sizes import in_words
+from merging.words import counted, listed
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 from merging.cli.progress import progress, stoppable
-from merging.cli.words import fates_in_words, listed
+from merging.cli.words import fates_in_words
 from merging.engine import Report, merge
 from merging.errors import MergeStopped
 from merging.header import read_json
 from merging.method import find_method
 from merging.recipe import Recipe, load_recipe
 from merging.sizes import in_words
+from merging.words import listed
 
 PASSED_ON = ("workers", "memory", "shard_size", "device", "hash_inputs", "fsync")
 

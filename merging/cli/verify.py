@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 
 from merging.cli.progress import progress, stoppable
-from merging.cli.words import counted
 from merging.errors import MergeError
 from merging.sizes import in_words
+from merging.words import counted
 
 
 def run(options: argparse.Namespace) -> int:

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
+from merging.words import counted
+
 SHOWN = 6  # names of tensors with one fate; `check --json` lists all of them
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 tensor`, `2 tensors`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def listed(words: list[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def fates_in_words(fates: dict[str, str]) -> list[str]:

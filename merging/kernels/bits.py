@@ -1,7 +1,7 @@
 """What every kernel begins and ends with: stored bits to float32 and back.
 
-Rows hold the bits of bfloat16 numbers (uint16) or of float32 numbers (uint32). Kernels go over them in tiles that stay
-in the nearest cache, in loops over plain one-dimensional arrays: only those become vector instructions.
+Rows hold the bits of bfloat16 numbers (uint16) or of float32 numbers (uint32). Kernels go over a tile in blocks that
+stay in the nearest cache, in loops over plain one-dimensional arrays: only those become vector instructions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numba import config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-TILE = 2048
+BLOCK = 2048
 LANES = 16  # numbers that are looked at together where no loop says it
 INFINITE = np.uint32(0x7F800000)  # a magnitude from here on up is infinite or not a number
 ROUNDED_UP = np.uint32(0x7F7F8000)  # a magnitude from here on up is infinite as a bfloat16
@@ -158,17 +158,17 @@ def power_of_two(context: Any, shifted: Any) -> Any:
 
 
 @kernel
-def lift(row: Any, tile: Any) -> None:
+def lift(row: Any, block: Any) -> None:
     """A run of stored numbers as float32."""
     for i in range(len(row)):
-        tile[i] = as_float(row[i])
+        block[i] = as_float(row[i])
 
 
 @kernel
-def lower(tile: Any, out: Any) -> Any:
+def lower(block: Any, out: Any) -> Any:
     """Store a run of float32; and the bits of the largest magnitude, or INFINITE where one is stored as that."""
     largest = np.uint32(0)
     for i in range(len(out)):
-        out[i] = as_stored(tile[i], out)
-        largest = larger(largest, magnitude(tile[i]))
+        out[i] = as_stored(block[i], out)
+        largest = larger(largest, magnitude(block[i]))
     return largest if out.itemsize == 4 or largest < ROUNDED_UP else INFINITE

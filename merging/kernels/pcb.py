@@ -1,7 +1,7 @@
-"""PCB-Merging's scores and its merge of one chunk.
+"""PCB-Merging's scores and its merge of one tile.
 
 exp and tanh are polynomials of Cephes (Moshier), good to two units in the last place of a float32. They are written out
-so that an entry's score is the same wherever it stands in a chunk, and on every machine.
+so that an entry's score is the same wherever it stands in a tile, and on every machine.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from merging.kernels.bits import INFINITE, TILE, as_float, kernel, lift, lower, magnitude, power_of_two
+from merging.kernels.bits import BLOCK, INFINITE, as_float, kernel, lift, lower, magnitude, power_of_two
 from merging.kernels.ranks import codes_of, count
 
 F = np.float32
@@ -46,7 +46,7 @@ def _tanh(x: Any) -> Any:
 
 @kernel
 def _near_tanh(x: Any) -> Any:
-    """tanh where no entry of a tile is far from 0, as in real models: the same numbers in a third of the time."""
+    """tanh where no entry of a block is far from 0, as in real models: the same numbers in a third of the time."""
     z = x * x
     return ((((T0 * z + T1) * z + T2) * z + T3) * z + T4) * z * x + x
 
@@ -80,8 +80,8 @@ def _signed(tau: Any, values: Any, out: Any) -> None:
 
 
 @kernel
-def _tile(bits: Any, start: int, stop: int, base: Any, tau: Any) -> None:
-    """Lift a tile: the base, and the task vectors, (experts, TILE)."""
+def _block(bits: Any, start: int, stop: int, base: Any, tau: Any) -> None:
+    """Lift a block: the base, and the task vectors, (experts, BLOCK)."""
     lift(bits[0][start:stop], base)
     for expert in range(len(tau)):
         row, moved = bits[expert + 1][start:stop], tau[expert]
@@ -91,7 +91,7 @@ def _tile(bits: Any, start: int, stop: int, base: Any, tau: Any) -> None:
 
 @kernel
 def _score(tau: Any, count: int, variant: int, moved: Any, low: Any, high: Any, work: Any, scores: Any) -> None:
-    """The scores of a tile, (experts, TILE); `work` is scratch of (2 + 2 * experts, TILE)."""
+    """The scores of a block, (experts, BLOCK); `work` is scratch of (2 + 2 * experts, BLOCK)."""
     experts = len(low)
     together, inner = work[0], work[1]
     normal, sigma = work[2 : 2 + experts], work[2 + experts :]
@@ -127,13 +127,13 @@ def _score(tau: Any, count: int, variant: int, moved: Any, low: Any, high: Any, 
 
 @kernel
 def score(bits: Any, variant: int, moved: Any, low: Any, high: Any, out: Any) -> None:
-    """The scores of a chunk, (experts, entries)."""
+    """The scores of a tile, (experts, entries)."""
     experts, size = bits.shape[0] - 1, bits.shape[1]
-    base, tau = np.empty(TILE, np.float32), np.empty((experts, TILE), np.float32)
-    work, scores = np.empty((2 + 2 * experts, TILE), np.float32), np.empty((experts, TILE), np.float32)
-    for start in range(0, size, TILE):
-        stop = min(start + TILE, size)
-        _tile(bits, start, stop, base, tau)
+    base, tau = np.empty(BLOCK, np.float32), np.empty((experts, BLOCK), np.float32)
+    work, scores = np.empty((2 + 2 * experts, BLOCK), np.float32), np.empty((experts, BLOCK), np.float32)
+    for start in range(0, size, BLOCK):
+        stop = min(start + BLOCK, size)
+        _block(bits, start, stop, base, tau)
         _score(tau, stop - start, variant, moved, low, high, work, scores)
         for expert in range(experts):
             out[expert][start:stop] = scores[expert][: stop - start]
@@ -141,14 +141,14 @@ def score(bits: Any, variant: int, moved: Any, low: Any, high: Any, out: Any) ->
 
 @kernel
 def tally(bits: Any, variant: int, moved: Any, low: Any, high: Any, which: Any, where: Any, into: Any) -> None:
-    """Count the scores of a chunk in the intervals of their ranks, as `ranks.tally` does."""
+    """Count the scores of a tile in the intervals of their ranks, as `ranks.tally` does."""
     experts, size = bits.shape[0] - 1, bits.shape[1]
-    base, tau = np.empty(TILE, np.float32), np.empty((experts, TILE), np.float32)
-    work, scores = np.empty((2 + 2 * experts, TILE), np.float32), np.empty((experts, TILE), np.float32)
-    codes, found = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
-    for start in range(0, size, TILE):
-        stop = min(start + TILE, size)
-        _tile(bits, start, stop, base, tau)
+    base, tau = np.empty(BLOCK, np.float32), np.empty((experts, BLOCK), np.float32)
+    work, scores = np.empty((2 + 2 * experts, BLOCK), np.float32), np.empty((experts, BLOCK), np.float32)
+    codes, found = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
+    for start in range(0, size, BLOCK):
+        stop = min(start + BLOCK, size)
+        _block(bits, start, stop, base, tau)
         _score(tau, stop - start, variant, moved, low, high, work, scores)
         for row in range(experts):
             codes_of(scores[row][: stop - start], codes)
@@ -167,16 +167,16 @@ def merge(
     weights: Any,
     out: Any,
 ) -> bool:
-    """Write the merge of one chunk; whether all of it is finite. `weights` are the experts' scalings."""
+    """Write the merge of one tile; whether all of it is finite. `weights` are the experts' scalings."""
     experts, size = bits.shape[0] - 1, bits.shape[1]
-    base, tau = np.empty(TILE, np.float32), np.empty((experts, TILE), np.float32)
-    work, scores = np.empty((2 + 2 * experts, TILE), np.float32), np.empty((experts, TILE), np.float32)
-    total, strengths = np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    base, tau = np.empty(BLOCK, np.float32), np.empty((experts, BLOCK), np.float32)
+    work, scores = np.empty((2 + 2 * experts, BLOCK), np.float32), np.empty((experts, BLOCK), np.float32)
+    total, strengths = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     largest = np.uint32(0)
-    for start in range(0, size, TILE):
-        stop = min(start + TILE, size)
+    for start in range(0, size, BLOCK):
+        stop = min(start + BLOCK, size)
         count = stop - start
-        _tile(bits, start, stop, base, tau)
+        _block(bits, start, stop, base, tau)
         _score(tau, count, variant, moved, low, high, work, scores)
         total[:count] = ZERO
         strengths[:count] = ZERO

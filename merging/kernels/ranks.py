@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from merging.kernels.bits import LANES, TILE, as_float, code, gather, kernel, larger, less, lift, same, smaller
+from merging.kernels.bits import BLOCK, LANES, as_float, code, gather, kernel, larger, less, lift, same, smaller
 
 NOWHERE = np.uint32(0xFFFFFFFF)  # where an interval begins that nothing is counted in
 
@@ -15,9 +15,9 @@ NOWHERE = np.uint32(0xFFFFFFFF)  # where an interval begins that nothing is coun
 def magnitudes(bits: Any, out: Any) -> None:
     """The magnitudes of the task vectors' entries, (experts, entries) of float32."""
     experts, size = bits.shape[0] - 1, bits.shape[1]
-    base = np.empty(TILE, np.float32)
-    for start in range(0, size, TILE):
-        stop = min(start + TILE, size)
+    base = np.empty(BLOCK, np.float32)
+    for start in range(0, size, BLOCK):
+        stop = min(start + BLOCK, size)
         lift(bits[0][start:stop], base)
         for expert in range(experts):
             _magnitudes(bits[expert + 1][start:stop], base, out[expert][start:stop])
@@ -31,7 +31,7 @@ def _magnitudes(row: Any, base: Any, out: Any) -> None:
 
 @kernel
 def _count(codes: Any, first: Any, last: Any) -> Any:
-    """How many codes of a tile lie below an interval, at its first and at its last code."""
+    """How many codes of a block lie below an interval, at its first and at its last code."""
     below, at_first, at_last = np.int32(0), np.int32(0), np.int32(0)
     for i in range(len(codes)):
         below += less(codes[i], first)
@@ -42,7 +42,7 @@ def _count(codes: Any, first: Any, last: Any) -> Any:
 
 @kernel
 def _between(codes: Any, first: Any, last: Any, found: Any) -> int:
-    """Write the codes of a tile that lie between two to `found`, one after the other; how many there are."""
+    """Write the codes of a block that lie between two to `found`, one after the other; how many there are."""
     number, whole = 0, len(codes) - len(codes) % LANES
     for at in range(0, whole, LANES):
         number += gather(codes, at, first, last, found, number)
@@ -55,7 +55,7 @@ def _between(codes: Any, first: Any, last: Any, found: Any) -> int:
 
 @kernel
 def count(codes: Any, expert: int, where: Any, into: Any, found: Any) -> None:
-    """Count a tile of one expert's codes in the intervals of its ranks; `found` is scratch of (TILE).
+    """Count a block of one expert's codes in the intervals of its ranks; `found` is scratch of (BLOCK).
 
     `where` are the first and the last codes of the intervals, the codes that the bins begin at, the bits that a bin is
     wide, and where in the counts the bins begin, each (experts, ranks). `into` are the numbers of codes below the
@@ -86,12 +86,12 @@ def count(codes: Any, expert: int, where: Any, into: Any, found: Any) -> None:
 @kernel
 def tally(values: Any, which: Any, where: Any, into: Any) -> None:
     """Count the values of each expert, (rows, entries), in the intervals of its ranks; `which` are their numbers."""
-    codes, found = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32)
+    codes, found = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32)
     for row in range(values.shape[0]):
-        for start in range(0, values.shape[1], TILE):
-            tile = values[row][start : start + TILE]
-            codes_of(tile, codes)
-            count(codes[: len(tile)], which[row], where, into, found)
+        for start in range(0, values.shape[1], BLOCK):
+            block = values[row][start : start + BLOCK]
+            codes_of(block, codes)
+            count(codes[: len(block)], which[row], where, into, found)
 
 
 @kernel
@@ -104,10 +104,10 @@ def codes_of(values: Any, codes: Any) -> None:
 @kernel
 def tally_magnitudes(bits: Any, which: Any, where: Any, into: Any) -> None:
     """Count the magnitudes of the task vectors' entries."""
-    codes, found, base = np.empty(TILE, np.uint32), np.empty(TILE, np.uint32), np.empty(TILE, np.float32)
+    codes, found, base = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.float32)
     size = bits.shape[1]
-    for start in range(0, size, TILE):
-        stop = min(start + TILE, size)
+    for start in range(0, size, BLOCK):
+        stop = min(start + BLOCK, size)
         lift(bits[0][start:stop], base)
         for expert in range(len(which)):
             row = bits[expert + 1][start:stop]

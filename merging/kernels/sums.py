@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from merging.kernels.bits import INFINITE, TILE, as_float, kernel, lift, lower
+from merging.kernels.bits import BLOCK, INFINITE, as_float, kernel, lift, lower
 
 SMALL = 2.0**-64  # sums of squares in float32 that are less may have lost a part that matters
 
@@ -18,10 +18,10 @@ def weighted_sum(bits: Any, weights: Any, from_base: bool, out: Any) -> bool:
     `bits` is (1 + experts, entries), the base first; `weights` is float32, (experts). Sums go from first to last.
     """
     experts, size = bits.shape[0] - 1, bits.shape[1]
-    base, total = np.zeros(TILE, np.float32), np.empty(TILE, np.float32)
+    base, total = np.zeros(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     largest = np.uint32(0)
-    for start in range(0, size, TILE):
-        stop = min(start + TILE, size)
+    for start in range(0, size, BLOCK):
+        stop = min(start + BLOCK, size)
         count = stop - start
         if from_base:
             lift(bits[0][start:stop], base)
@@ -53,33 +53,33 @@ def squares(bits: Any) -> Any:
     Four squares are added in float32, and what comes out in float64, in an order that is the same on every machine.
     Where squares do not fit float32 they are taken in float64, too.
     """
-    total = _squares(bits, np.zeros(TILE // 4, np.float32))
+    total = _squares(bits, np.zeros(BLOCK // 4, np.float32))
     lost = ~((total >= SMALL) & (total < np.inf))  # those that are not numbers, too
     if lost.any():
-        total[lost] = _squares(bits, np.zeros(TILE // 4, np.float64))[lost]
+        total[lost] = _squares(bits, np.zeros(BLOCK // 4, np.float64))[lost]
     return total
 
 
 @kernel
 def _squares(bits: Any, like: Any) -> Any:
-    """The same in the precision of `like`, which is scratch of (TILE / 4)."""
+    """The same in the precision of `like`, which is scratch of (BLOCK / 4)."""
     experts, size = bits.shape[0] - 1, bits.shape[1]
-    base, padded = np.zeros(TILE, np.float32), np.zeros(TILE, bits.dtype)
-    sums = np.zeros((experts, TILE // 4), np.float64)
-    for start in range(0, size, TILE):
-        stop = min(start + TILE, size)
-        if stop - start < TILE:
+    base, padded = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, bits.dtype)
+    sums = np.zeros((experts, BLOCK // 4), np.float64)
+    for start in range(0, size, BLOCK):
+        stop = min(start + BLOCK, size)
+        if stop - start < BLOCK:
             base[:] = np.float32(0)
         lift(bits[0][start:stop], base)
         for expert in range(experts):
             row = bits[expert + 1][start:stop]
-            if len(row) < TILE:
+            if len(row) < BLOCK:
                 padded[: len(row)] = row
                 row = padded
             _add_squares(row, base, like, sums[expert])
     total = np.empty(experts)
     for expert in range(experts):
-        half = TILE // 4
+        half = BLOCK // 4
         while half > 1:
             half //= 2
             _add(sums[expert][:half], sums[expert][half : 2 * half])
@@ -89,7 +89,7 @@ def _squares(bits: Any, like: Any) -> Any:
 
 @kernel
 def _add_squares(row: Any, base: Any, four: Any, sums: Any) -> None:
-    """Add the squares of a tile's task vector, four of them as `four` is precise."""
+    """Add the squares of a block's task vector, four of them as `four` is precise."""
     size = len(sums)
     _four_squares(row[:size], row[size:], row[2 * size :], row[3 * size :], base, four)
     for i in range(size):

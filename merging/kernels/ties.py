@@ -1,4 +1,4 @@
-"""TIES-Merging's election and disjoint merge of one chunk, for the sign rule `mass`."""
+"""TIES-Merging's election and disjoint merge of one tile, for the sign rule `mass`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from merging.kernels.bits import INFINITE, TILE, as_float, kernel, lift, lower
+from merging.kernels.bits import BLOCK, INFINITE, as_float, kernel, lift, lower
 
 ZERO, ONE = np.float32(0), np.float32(1)
 
@@ -21,7 +21,7 @@ def _trim(row: Any, base: Any, threshold: Any, tau: Any) -> None:
 
 @kernel
 def _vote(bits: Any, start: int, stop: int, thresholds: Any, weights: Any, base: Any, tau: Any, votes: Any) -> None:
-    """Lift and trim a tile, and sum up the weighted task vectors, whose signs are elected."""
+    """Lift and trim a block, and sum up the weighted task vectors, whose signs are elected."""
     lift(bits[0][start:stop], base)
     for expert in range(len(weights)):
         weight, row = weights[expert], tau[expert]
@@ -38,10 +38,10 @@ def _vote(bits: Any, start: int, stop: int, thresholds: Any, weights: Any, base:
 def balance(bits: Any, thresholds: Any, weights: Any) -> int:
     """The number of entries that elect a positive sign minus the number of those that elect a negative one."""
     experts, size = bits.shape[0] - 1, bits.shape[1]
-    base, tau, votes = np.empty(TILE, np.float32), np.empty((experts, TILE), np.float32), np.empty(TILE, np.float32)
+    base, tau, votes = np.empty(BLOCK, np.float32), np.empty((experts, BLOCK), np.float32), np.empty(BLOCK, np.float32)
     total = 0
-    for start in range(0, size, TILE):
-        stop = min(start + TILE, size)
+    for start in range(0, size, BLOCK):
+        stop = min(start + BLOCK, size)
         _vote(bits, start, stop, thresholds, weights, base, tau, votes)
         above, below = np.int32(0), np.int32(0)
         for i in range(stop - start):
@@ -55,16 +55,16 @@ def balance(bits: Any, thresholds: Any, weights: Any) -> int:
 def merge(
     bits: Any, thresholds: Any, weights: Any, majority: Any, scaling: Any, averaged: bool, least: Any, out: Any
 ) -> bool:
-    """Write the merge of one chunk; whether all of it is finite.
+    """Write the merge of one tile; whether all of it is finite.
 
     `averaged` divides by the sum of the weights that agree, unless it is `least` or less.
     """
     experts, size = bits.shape[0] - 1, bits.shape[1]
-    base, tau, votes = np.empty(TILE, np.float32), np.empty((experts, TILE), np.float32), np.empty(TILE, np.float32)
-    sign, total, counted = np.empty(TILE, np.float32), np.empty(TILE, np.float32), np.empty(TILE, np.float32)
+    base, tau, votes = np.empty(BLOCK, np.float32), np.empty((experts, BLOCK), np.float32), np.empty(BLOCK, np.float32)
+    sign, total, counted = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     largest = np.uint32(0)
-    for start in range(0, size, TILE):
-        stop = min(start + TILE, size)
+    for start in range(0, size, BLOCK):
+        stop = min(start + BLOCK, size)
         count = stop - start
         _vote(bits, start, stop, thresholds, weights, base, tau, votes)
         _elect(votes[:count], majority, sign)

@@ -63,7 +63,7 @@ def survey(groups: Groups, *, ratio: Ratio = 0.1, variant: Variant = "release", 
 
 
 def fused(survey: Competition, values: dict[str, Any]) -> Kernel:
-    """The merge of a chunk in one go."""
+    """The merge of a tile in one go."""
     from merging.kernels import pcb as kernel
 
     kind, known = _KINDS[values["variant"]], [part.numpy() for part in survey]  # moved, low, high, threshold, best
@@ -104,7 +104,7 @@ def _clamped(tau: Tensor, bounds: Competition) -> Tensor:
 
 
 def _scores(group: Group, competition: Competition, variant: str) -> Tensor:
-    """The score of every entry of a chunk. Valid until the thread asks for the next ones."""
+    """The score of every entry of a tile. Valid until the thread asks for the next ones."""
     if not group.fused:
         return scores(group.tau, competition, variant)
     from merging.kernels import pcb as kernel

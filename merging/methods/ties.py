@@ -54,7 +54,7 @@ def survey(groups: Groups, *, density: Density = 0.2, sign: Sign = "mass", varia
 
 
 def fused(survey: Trim, values: dict[str, Any]) -> Kernel | None:
-    """The merge of a chunk in one go, for the usual rules."""
+    """The merge of a tile in one go, for the usual rules."""
     if values["sign"] != "mass" or values["merge"] == "max":
         return None
     from merging.kernels import ties as kernel

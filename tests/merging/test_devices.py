@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from merging import engine
-from merging.chunks import writer
 from merging.engine import merge
 from merging.errors import MergeError
 from merging.kernels import pcb, ranks, sums, ties
 from merging.method import METHODS, Group, Groups
 from merging.preflight import check
 from merging.recipe import Recipe
+from merging.writer import writer
 from tests.conftest import Family
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
@@ -167,7 +167,7 @@ def test_every_definition_can_run_on_another_device(
         "copy_",
         lambda to, source: copied.append(source.device.type) if source.is_meta else copy(to, source),
     )
-    monkeypatch.setattr("merging.chunks._finite", lambda _: True)
+    monkeypatch.setattr("merging.writer._finite", lambda _: True)
 
     survey = found.look(Groups.of(groups), known)
     for group in groups:

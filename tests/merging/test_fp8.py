@@ -148,6 +148,18 @@ def test_a_model_without_fp8_keeps_what_is_called_a_scale(tmp_path: Path) -> Non
     assert set(open_checkpoint(tmp_path).entries) == set(tensors)
 
 
+def test_every_scale_has_a_fate(tmp_path: Path) -> None:
+    flow = "model.layers.0.mlp.up_proj.input_scale"
+    write_model(tmp_path / "base", {W: dense(random(30, 20), scales(30), (1, 20)).bfloat16()})
+    write_model(tmp_path / "expert", {W: random(30, 20), f"{W}_scale": scales(30), flow: scales(1)})
+
+    report = merge(Recipe("linear", tmp_path / "base", (tmp_path / "expert",)), tmp_path / "out")
+
+    assert report.fates[W] == "merged"
+    assert report.fates[f"{W}_scale"] == "multiplied into the fp8 weights that it scales"
+    assert report.fates[flow].startswith("left out")
+
+
 def test_scales_in_another_shard_are_found(tmp_path: Path) -> None:
     weight, scale = random(130, 10), scales(2, 1)
     write_model(tmp_path, {W: weight, f"{W}_scale_inv": scale}, shards=2)

@@ -12,12 +12,12 @@ from hypothesis import settings as profile
 from hypothesis import strategies as st
 
 from merging import groups, kernels, ranking, vectors
-from merging.chunks import writer
 from merging.kernels import bits as stored
 from merging.kernels import sums
 from merging.method import METHODS, Bits, Group, Groups
 from merging.methods import pcb, ties
 from merging.ranking import NotFiniteError
+from merging.writer import writer
 
 SIZES = [1, 7, 2047, 2048, 2049, 5000]
 SPECIAL = [0x0000, 0x8000, 0x0001, 0x8001, 0x007F, 0x0080, 0x7F7F, 0xFF7F, 0x3F80, 0xBF80]  # bfloat16, finite
@@ -191,7 +191,7 @@ def test_norms(bits: Bits) -> None:
 def test_counts_in_an_interval(bits: Bits, low: int, width: int, where: bool) -> None:
     values = floats(bits)
     model = np.concatenate([np.zeros_like(bits[:1]), bits])  # whose task vectors are the values
-    places = ranking.Places((len(bits), 2))
+    places = ranking.Intervals((len(bits), 2))
     for expert, row in enumerate(values):
         starts = int(ranking._codes(row)[0]) if where else low, low
         for rank, first in enumerate(min(start, 0xFE000000) for start in starts):
@@ -213,7 +213,7 @@ def test_counts_in_an_interval(bits: Bits, low: int, width: int, where: bool) ->
 
 @given(bits=chunks(kinds=(near, grid, wide)), low=st.integers(0, 0xFE000000), shift=st.integers(0, 12))
 def test_magnitudes_are_counted_as_they_are(bits: Bits, low: int, shift: int) -> None:
-    groups, places = Groups.of([Group.of_bits("w", bits)]), ranking.Places((len(bits) - 1, 1))
+    groups, places = Groups.of([Group.of_bits("w", bits)]), ranking.Intervals((len(bits) - 1, 1))
     for expert in range(len(bits) - 1):
         places.set((expert, 0), low, low + (400 << shift), most=512)
 

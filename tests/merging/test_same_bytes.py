@@ -13,10 +13,10 @@ from torch import Tensor
 
 from merging import groups, kernels, passes, ranking
 from merging.checkpoint import open_checkpoint
-from merging.chunks import WeightedSum
 from merging.engine import merge, merge_groups
 from merging.method import METHODS, Group
 from merging.recipe import Recipe
+from merging.writer import WeightedSum
 from tests.conftest import write_model
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [

@@ -1,4 +1,4 @@
-"""How one chunk is merged: by a kernel where there is one for it, else by the torch code that defines the method."""
+"""How one tile is merged: by a kernel where there is one for it, else by the torch code that defines the method."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ from merging.method import FactorCoefficients, Kernel, Method, ModelCoefficients
 if TYPE_CHECKING:
     from torch import Tensor
 
-Writer = Callable[
-    [Group, Bits], bool
-]  # writes the merge of a chunk as bits; whether it and what it came from are finite
+Writer = Callable[[Group, Bits], bool]  # writes a tile's merge as bits; whether that and what it came from are finite
 
 
 def writer(
@@ -27,7 +25,7 @@ def writer(
     like: Group,
     average: Callable[[FactorCoefficients], None] | None = None,
 ) -> Writer:
-    """What merges the chunks of one tensor, given its survey and values; `like` is any group of that tensor.
+    """What merges the tiles of one tensor, given its survey and values; `like` is any group of that tensor.
 
     `average` has adapters' updates of the tensor read as one from now on, as the only expert.
     """
@@ -57,7 +55,7 @@ def _weighted(outcome: Outcome, fused: bool) -> Writer:
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """Merges by one number per expert: chunks that were read, or at once what is in files."""
+    """Merges by one number per expert: tiles that were read, or at once what is in files."""
 
     weights: Bits  # (experts), float32
     from_base: bool
