@@ -169,7 +169,7 @@ class Groups:
         return [0, *accumulate(-(-piece.size // TILE) for piece in self.pieces)]
 
     def sum(
-        self, measure: Callable[[Group], Tensor], in_files: Callable[[Stored], Tensor | None] | None = None
+        self, measure: Callable[[Group], Tensor], in_files: Callable[[Stored], Bits | None] | None = None
     ) -> Tensor:
         """The sum of a measure of shape (experts, ...) or () over all entries, always added in the same order.
 
@@ -185,10 +185,10 @@ class Groups:
                 rows[first : first + len(measured)] = [self._of_all(row, stored.which) for row in measured]
                 return
             for number, tile in enumerate(self.read(piece), first):
-                rows[number] = self._of_all(measure(tile), tile.which)
+                rows[number] = self._of_all(measure(tile).numpy(), tile.which)
 
         self.crew.run(show, zip(self._first()[:-1], self.pieces, strict=True))
-        return torch.from_numpy(np.add.accumulate(torch.stack(rows).numpy(), axis=0)[-1:]).squeeze(0)
+        return torch.from_numpy(np.add.accumulate(np.stack(rows), axis=0)[-1:]).squeeze(0)
 
     def fold(self, begin: Callable[[], Any], add: Callable[[Group, Any], None]) -> list[Any]:
         """What each worker has made of the tiles it was shown, beginning with `begin`."""
@@ -221,11 +221,11 @@ class Groups:
         self.crew.run(look, [number for number, places in enumerate(runs) if places])
         return [found[number] for number in sorted(found)]
 
-    def _of_all(self, values: Tensor, which: tuple[int, ...]) -> Tensor:
+    def _of_all(self, values: Bits, which: tuple[int, ...]) -> Bits:
         """Values of some experts in the place of each, with 0 for the others."""
         if values.ndim == 0 or len(which) == len(self.sizes):
             return values
-        everyone = values.new_zeros(len(self.sizes), *values.shape[1:])
+        everyone = np.zeros((len(self.sizes), *values.shape[1:]), values.dtype)
         everyone[list(which)] = values
         return everyone
 
@@ -233,7 +233,8 @@ class Groups:
 def of_some(survey: Any, which: tuple[int, ...], device: str = "cpu") -> Any:
     """What a survey says of some experts: its first axis is that of all experts, or it has none."""
     if isinstance(survey, torch.Tensor):
-        return (survey[list(which)] if survey.ndim else survey).to(device)
+        everyone = not survey.ndim or which == tuple(range(len(survey)))
+        return (survey if everyone else survey[list(which)]).to(device)
     if isinstance(survey, tuple):
         return type(survey)(*(of_some(part, which, device) for part in survey))
     return survey

@@ -112,18 +112,18 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _entry(file: Path, name: str, told: Any, start: int, size: int) -> Entry:
-    damaged = MergeError(f"The header of {file} says impossible things of `{name}`. Download the file again.")
+    damaged = f"The header of {file} says impossible things of `{name}`. Download the file again."
     if not isinstance(told, dict):
-        raise damaged
+        raise MergeError(damaged)
     dtype, shape, offsets = told.get("dtype"), told.get("shape"), told.get("data_offsets")
     if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2 or not isinstance(dtype, str):
-        raise damaged
+        raise MergeError(damaged)
     begin, end = offsets
     if dtype not in SIZES:
         raise MergeError(f"`{name}` in {file} has dtype {dtype}, which cannot be merged. Choose an unquantised model.")
     entry = Entry(name, dtype, tuple(shape), file, start + begin)
     if end - begin != entry.bytes:
-        raise damaged
+        raise MergeError(damaged)
     if start + end > size:
         raise MergeError(f"{file} is cut short: `{name}` ends beyond it. Download it again.")
     return entry

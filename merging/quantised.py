@@ -94,7 +94,9 @@ def _kind(model: Checkpoint) -> tuple[str, str]:
     method = told.get("quant_method") or told.get("quant_algo") or mlx
     named = NAMES.get(str(method).lower(), str(method))
     for name, entry in model.entries.items():
-        shown = next((kind for ending, kind in ENDINGS.items() if name.endswith(ending)), "")
+        if not name.endswith(tuple(ENDINGS)):
+            continue
+        shown = next(kind for ending, kind in ENDINGS.items() if name.endswith(ending))
         if shown in ("MXFP4", "Quanto", "torchao") and entry.floating:
             shown = ""  # an ordinary tensor whose name ends alike
         if shown:

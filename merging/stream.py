@@ -26,7 +26,7 @@ from merging.ranking import BINS
 if TYPE_CHECKING:
     from torch import Tensor
 
-TILES = 16  # that a worker takes at a time: fewer cost more than what they are read for
+TILES = 40  # that a worker takes at a time: fewer cost more than what they are read for
 HISTOGRAMS = 2 * BINS * (4 + 1)  # bytes that a survey counts in, of each expert and worker; its sample was smaller
 
 

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from merging import kernels
-from merging.groups import Group, Groups, Stored, of_some
+from merging.groups import Bits, Group, Groups, Stored, of_some
 from merging.lazy import torch
 from merging.ranking import NotFiniteError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FOURS = 512  # sums of four squares that are added up next to each other
+EIGHTS = 256  # sums of eight squares that are added up next to each other
 SMALL = 2.0**-64  # sums of squares in float32 that are less may have lost a part that matters
 
 
@@ -40,11 +40,11 @@ def squares(groups: Groups) -> Tensor:
     What is no product of factors counts for A as it is. In float64; no product is formed.
     """
     known, rest = groups.apart() if groups.apart else (torch.zeros(len(groups.sizes), 3, dtype=torch.float64), groups)
-    found = rest.sum(squared_norms, squared_norms_in) if rest else known.new_zeros(1)
-    total = known + found.reshape(-1, 1) * torch.tensor([1.0, 1.0, 0.0])
-    if not total.isfinite().all():
+    if rest:
+        known[:, :2] += rest.sum(squared_norms, squared_norms_in)[:, None]
+    if not known.isfinite().all():
         raise NotFiniteError
-    return total
+    return known
 
 
 def squared_norms(group: Group) -> Tensor:
@@ -60,22 +60,22 @@ def squared_norms(group: Group) -> Tensor:
 
 
 def _squared(tau: Tensor) -> Tensor:
-    """The sums of squares, of which four are added with the precision of `tau`, and what comes out in float64."""
-    padded = torch.nn.functional.pad(tau, (0, -tau.shape[1] % (4 * FOURS)))
-    one, two, three, four = padded.unflatten(1, (-1, 4, FOURS)).square().unbind(2)
-    sums = ((one + two) + (three + four)).double().numpy()
-    total = np.add.accumulate(sums, axis=1)[:, -1] if sums.shape[1] else np.zeros((len(tau), FOURS))
+    """The sums of squares, of which eight are added with the precision of `tau`, and what comes out in float64."""
+    padded = torch.nn.functional.pad(tau, (0, -tau.shape[1] % (8 * EIGHTS)))
+    a, b, c, d, e, f, g, h = padded.unflatten(1, (-1, 8, EIGHTS)).square().unbind(2)
+    sums = (((a + b) + (c + d)) + ((e + f) + (g + h))).double().numpy()
+    total = np.add.accumulate(sums, axis=1)[:, -1] if sums.shape[1] else np.zeros((len(tau), EIGHTS))
     while total.shape[1] > 1:
         total = total[:, : total.shape[1] // 2] + total[:, total.shape[1] // 2 :]
     return torch.from_numpy(total[:, 0])
 
 
-def squared_norms_in(stored: Stored) -> Tensor | None:
+def squared_norms_in(stored: Stored) -> Bits | None:
     """The same of each tile of a piece in files, (tiles, experts); None where it cannot be read."""
     from merging.kernels import files
 
     out = np.empty((-(-stored.size // stored.tile), len(stored.which)))
-    return torch.from_numpy(out) if files.squares(*stored.place, stored.size, out) else None
+    return out if files.squares(*stored.place, stored.size, out) else None
 
 
 def magnitudes(group: Group) -> Tensor:

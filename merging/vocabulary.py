@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,12 @@ def rows_of(model: Checkpoint) -> int:
 
 
 def _tabular(model: Checkpoint, name: str) -> bool:
-    entry = model.entries[name]
-    return entry.floating and len(entry.shape) == 2 and bool(WORDS.search(name))
+    return _named_so(name) and model.entries[name].floating and len(model.entries[name].shape) == 2
+
+
+@lru_cache(maxsize=1 << 14)
+def _named_so(name: str) -> bool:
+    return bool(WORDS.search(name))
 
 
 def worded(model: Checkpoint) -> set[str]:

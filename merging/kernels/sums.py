@@ -8,6 +8,7 @@ import numpy as np
 
 from merging.kernels.bits import BLOCK, INFINITE, as_float, kernel, lift, lower
 
+ZERO = np.float32(0)
 SMALL = 2.0**-64  # sums of squares in float32 that are less may have lost a part that matters
 
 
@@ -18,54 +19,77 @@ def weighted_sum(bits: Any, weights: Any, from_base: bool, out: Any) -> bool:
     `bits` is (1 + experts, entries), the base first; `weights` is float32, (experts). Sums go from first to last.
     """
     experts, size = bits.shape[0] - 1, bits.shape[1]
-    base, total = np.zeros(BLOCK, np.float32), np.empty(BLOCK, np.float32)
-    largest = np.uint32(0)
+    total, largest = np.empty(BLOCK, np.float32), np.uint32(0)
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
-        count = stop - start
-        if from_base:
-            lift(bits[0][start:stop], base)
-        for expert in range(experts):
-            row, weight = bits[expert + 1][start:stop], weights[expert]
-            if from_base and expert == 0:
-                for i in range(count):
-                    total[i] = weight * (as_float(row[i]) - base[i])
-            elif from_base:
-                for i in range(count):
-                    total[i] += weight * (as_float(row[i]) - base[i])
-            elif expert == 0:
-                for i in range(count):
-                    total[i] = weight * as_float(row[i])
-            else:
-                for i in range(count):
-                    total[i] += weight * as_float(row[i])
-        if from_base:
-            for i in range(count):
-                total[i] += base[i]
+        base, first = bits[0][start:stop], bits[1][start:stop]
+        if experts == 1:
+            _one(base, first, weights, from_base, total)
+        elif experts == 2:
+            _two(base, first, bits[2][start:stop], weights, from_base, total)
+        else:
+            _three(base, first, bits[2][start:stop], bits[3][start:stop], weights, from_base, experts == 3, total)
+        for expert in range(3, experts):
+            _another(base, bits[expert + 1][start:stop], weights[expert], from_base, expert == experts - 1, total)
         largest = max(largest, lower(total, out[start:stop]))
     return largest < INFINITE
+
+
+# Three experts at once: what is summed up so far is not written down in between, which costs as much as the sum.
+@kernel
+def _one(base: Any, one: Any, weights: Any, from_base: bool, total: Any) -> None:
+    for i in range(len(one)):
+        start = as_float(base[i]) if from_base else ZERO
+        moved = weights[0] * (as_float(one[i]) - start)
+        total[i] = moved + start if from_base else moved
+
+
+@kernel
+def _two(base: Any, one: Any, two: Any, weights: Any, from_base: bool, total: Any) -> None:
+    for i in range(len(one)):
+        start = as_float(base[i]) if from_base else ZERO
+        moved = weights[0] * (as_float(one[i]) - start) + weights[1] * (as_float(two[i]) - start)
+        total[i] = moved + start if from_base else moved
+
+
+@kernel
+def _three(base: Any, one: Any, two: Any, three: Any, weights: Any, from_base: bool, last: bool, total: Any) -> None:
+    first, second, third = weights[0], weights[1], weights[2]
+    for i in range(len(one)):
+        start = as_float(base[i]) if from_base else ZERO
+        moved = first * (as_float(one[i]) - start) + second * (as_float(two[i]) - start)
+        moved += third * (as_float(three[i]) - start)
+        total[i] = moved + start if from_base and last else moved
+
+
+@kernel
+def _another(base: Any, row: Any, weight: Any, from_base: bool, last: bool, total: Any) -> None:
+    for i in range(len(row)):
+        start = as_float(base[i]) if from_base else ZERO
+        moved = total[i] + weight * (as_float(row[i]) - start)
+        total[i] = moved + start if from_base and last else moved
 
 
 @kernel
 def squares(bits: Any) -> Any:
     """The sums of squares of the task vectors, (experts), in float64.
 
-    Four squares are added in float32, and what comes out in float64, in an order that is the same on every machine.
+    Eight squares are added in float32, and what comes out in float64, in an order that is the same on every machine.
     Where squares do not fit float32 they are taken in float64, too.
     """
-    total = _squares(bits, np.zeros(BLOCK // 4, np.float32))
+    total = _squares(bits, np.zeros(BLOCK // 8, np.float32))
     lost = ~((total >= SMALL) & (total < np.inf))  # those that are not numbers, too
     if lost.any():
-        total[lost] = _squares(bits, np.zeros(BLOCK // 4, np.float64))[lost]
+        total[lost] = _squares(bits, np.zeros(BLOCK // 8, np.float64))[lost]
     return total
 
 
 @kernel
-def _squares(bits: Any, like: Any) -> Any:
-    """The same in the precision of `like`, which is scratch of (BLOCK / 4)."""
+def _squares(bits: Any, eights: Any) -> Any:
+    """The same with eight squares in the precision of `eights`, which is scratch of (BLOCK / 8)."""
     experts, size = bits.shape[0] - 1, bits.shape[1]
     base, padded = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, bits.dtype)
-    sums = np.zeros((experts, BLOCK // 4), np.float64)
+    sums = np.zeros((experts, len(eights)), np.float64)
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)
         if stop - start < BLOCK:
@@ -76,10 +100,11 @@ def _squares(bits: Any, like: Any) -> Any:
             if len(row) < BLOCK:
                 padded[: len(row)] = row
                 row = padded
-            _add_squares(row, base, like, sums[expert])
+            _eight_squares(row, base, eights)
+            _add(sums[expert], eights)
     total = np.empty(experts)
     for expert in range(experts):
-        half = BLOCK // 4
+        half = len(eights)
         while half > 1:
             half //= 2
             _add(sums[expert][:half], sums[expert][half : 2 * half])
@@ -88,25 +113,22 @@ def _squares(bits: Any, like: Any) -> Any:
 
 
 @kernel
-def _add_squares(row: Any, base: Any, four: Any, sums: Any) -> None:
-    """Add the squares of a block's task vector, four of them as `four` is precise."""
-    size = len(sums)
-    _four_squares(row[:size], row[size:], row[2 * size :], row[3 * size :], base, four)
-    for i in range(size):
-        sums[i] += np.float64(four[i])
-
-
-@kernel
-def _four_squares(one: Any, two: Any, three: Any, four: Any, base: Any, out: Any) -> None:
-    size = len(out)
-    base_two, base_three, base_four = base[size:], base[2 * size :], base[3 * size :]
-    for i in range(size):
-        a, b = out.dtype.type(as_float(one[i]) - base[i]), out.dtype.type(as_float(two[i]) - base_two[i])
-        c, d = out.dtype.type(as_float(three[i]) - base_three[i]), out.dtype.type(as_float(four[i]) - base_four[i])
-        out[i] = (a * a + b * b) + (c * c + d * d)
+def _eight_squares(row: Any, base: Any, out: Any) -> None:
+    """The squares of the task vector of a block, those added that lie an eighth of it apart."""
+    n, kind = len(out), out.dtype.type
+    row1, row2, row3, row4 = row[n:], row[2 * n :], row[3 * n :], row[4 * n :]
+    row5, row6, row7 = row[5 * n :], row[6 * n :], row[7 * n :]
+    base1, base2, base3, base4 = base[n:], base[2 * n :], base[3 * n :], base[4 * n :]
+    base5, base6, base7 = base[5 * n :], base[6 * n :], base[7 * n :]
+    for i in range(n):
+        a, b = kind(as_float(row[i]) - base[i]), kind(as_float(row1[i]) - base1[i])
+        c, d = kind(as_float(row2[i]) - base2[i]), kind(as_float(row3[i]) - base3[i])
+        e, f = kind(as_float(row4[i]) - base4[i]), kind(as_float(row5[i]) - base5[i])
+        g, h = kind(as_float(row6[i]) - base6[i]), kind(as_float(row7[i]) - base7[i])
+        out[i] = ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + (g * g + h * h))
 
 
 @kernel
 def _add(one: Any, other: Any) -> None:
     for i in range(len(one)):
-        one[i] += other[i]
+        one[i] += np.float64(other[i])

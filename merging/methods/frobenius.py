@@ -51,10 +51,10 @@ def lengths(groups: Groups, scope: str, lora: str) -> Tensor:
 
 def lengths_of(squares: Tensor, scope: str, lora: str) -> Tensor:
     """The same from squared norms of task vectors and their factors, (experts, 3), which `vectors.squares` gives."""
-    product, down, up = squares.T
     if lora != "factors":
-        down = up = product
-    elif scope == "model":
+        return squares[:, [0, 0]].sqrt()
+    down, up = squares[:, 1], squares[:, 2]
+    if scope == "model":
         down = up = down + up
     return torch.stack([down, up], dim=1).sqrt()
 
@@ -82,9 +82,10 @@ def frobenius(
 
     The weights are powers of the Frobenius norms, after the published objective; the default exponent is our choice.
     """
-    down, up = (norm_weights(norm, k if matrix or others == "from" else 0) for norm in survey.T)
+    exponent = k if matrix or others == "from" else 0
+    down = norm_weights(survey[:, 0], exponent)
     if factored and lora == "factors":
-        return FactorCoefficients(down, up, scaling)
+        return FactorCoefficients(down, norm_weights(survey[:, 1], exponent), scaling)
     if factored and lora == "weights":
         return FactorCoefficients(down.sqrt(), down.sqrt(), scaling)
     return TaskCoefficients((scaling * down).float())

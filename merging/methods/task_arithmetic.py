@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from merging.method import TaskCoefficients, method
 from merging.params import Param, ShortScaling, Weight
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Normalize = Annotated[bool, Param("Normalize", "Divide by the sum of the weights, so that the step is an average.")]
 
@@ -20,8 +23,11 @@ def task_arithmetic(*, weight: Weight, scaling: ShortScaling = 0.4, normalize: N
 
     A negative weight makes the model forget what that expert learned.
     """
+    return TaskCoefficients(scaling * (_normalized(weight) if normalize else weight))
+
+
+def _normalized(weight: Tensor) -> Tensor:
+    """Weights divided by their sum; as they are where they cancel, as in mergekit, which knows only sums below 1e-8."""
     total = weight.sum()
-    # Weights that cancel are left as they are, as in mergekit, which knows only 1e-8: less than their rounding.
-    cancel = total.abs() <= (1e-6 * weight.abs().sum()).clamp(min=1e-8)
-    divided = weight / total if normalize and not cancel else weight
-    return TaskCoefficients(scaling * divided)
+    cancel = total.abs() <= (1e-6 * weight.abs().sum()).clamp(min=1e-8)  # but for rounding
+    return weight if cancel else weight / total

@@ -205,7 +205,7 @@ def test_a_bar_is_drawn_in_a_terminal_only(recipe: Path, tmp_path: Path) -> None
 
 @needs("workers", "memory")
 def test_workers_and_memory_do_not_change_the_bytes(recipe: Path, tmp_path: Path) -> None:
-    assert main(["merge", str(recipe), str(tmp_path / "one"), "--workers", "1", "--memory", "80MB"]) == 0
+    assert main(["merge", str(recipe), str(tmp_path / "one"), "--workers", "1", "--memory", "100MB"]) == 0
     assert main(["merge", str(recipe), str(tmp_path / "two"), "--workers", "3"]) == 0
 
     assert load_bytes(tmp_path / "one") == load_bytes(tmp_path / "two")

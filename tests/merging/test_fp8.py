@@ -150,8 +150,8 @@ def test_a_model_without_fp8_keeps_what_is_called_a_scale(tmp_path: Path) -> Non
 
 def test_every_scale_has_a_fate(tmp_path: Path) -> None:
     flow = "model.layers.0.mlp.up_proj.input_scale"
-    write_model(tmp_path / "base", {W: dense(random(30, 20), scales(30), (1, 20)).bfloat16()})
-    write_model(tmp_path / "expert", {W: random(30, 20), f"{W}_scale": scales(30), flow: scales(1)})
+    write_model(tmp_path / "base", {W: dense(random(30, 20), scales(30, 1), (1, 20)).bfloat16()})
+    write_model(tmp_path / "expert", {W: random(30, 20), f"{W}_scale": scales(30, 1), flow: scales(1)})
 
     report = merge(Recipe("linear", tmp_path / "base", (tmp_path / "expert",)), tmp_path / "out")
 
