@@ -65,7 +65,9 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, help="of a family that is to be written (0.5b)")
     parser.add_argument("--experts", type=int, default=3)
     parser.add_argument("--peer", type=Path, help="an environment that has mergekit")
-    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument(
+        "--repeat", type=int, default=3, help="of whole processes; merges alone are repeated more often"
+    )
     parser.add_argument("--methods", nargs="+", default=[], help="only these, by their names in recipes")
     parser.add_argument("--markdown", type=Path, help="write the table here, too")
     parser.add_argument("--json", type=Path, help="write every run here")

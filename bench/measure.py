@@ -14,6 +14,7 @@ from floor import warm
 from processes import Run, process
 
 Measured = dict[str, list[Run]]
+OFTEN = 3  # as many merges in a warm process as whole ones: a second says less than ten
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Bench:
         recipe = write_recipe(case, self.family, self.experts, self.work / "recipe.yaml")
         told = self.work / "alone.json"
         command = [sys.executable, str(ROOT / "bench" / "alone.py"), str(recipe), str(self.work / "out")]
-        process([*command, f"--repeat={self.repeat}", *([] if case.reads_base else ["--no-base"])], told)
+        process([*command, f"--repeat={OFTEN * self.repeat}", *([] if case.reads_base else ["--no-base"])], told)
         shutil.rmtree(self.work / "out")
         return {what: [Run(**run) for run in runs] for what, runs in json.loads(told.read_text()).items()}
 
