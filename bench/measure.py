@@ -26,12 +26,12 @@ class Bench:
     repeat: int
     work: Path
 
-    def alone(self, case: Case) -> dict[str, list[Run]]:
+    def alone(self, case: Case, repeat: int) -> dict[str, list[Run]]:
         """Merges in a warm process, and the floor in turn with them."""
         recipe = write_recipe(case, self.family, self.experts, self.work / "recipe.yaml")
         told = self.work / "alone.json"
         command = [sys.executable, str(ROOT / "bench" / "alone.py"), str(recipe), str(self.work / "out")]
-        process([*command, f"--repeat={OFTEN * self.repeat}", *([] if case.reads_base else ["--no-base"])], told)
+        process([*command, f"--repeat={repeat}", *([] if case.reads_base else ["--no-base"])], told)
         shutil.rmtree(self.work / "out")
         return {what: [Run(**run) for run in runs] for what, runs in json.loads(told.read_text()).items()}
 
@@ -60,7 +60,7 @@ class Bench:
 
 def measure(bench: Bench, case: Case, environment: Path | None, known: dict[str, list[Run]]) -> Measured:
     """All runs of one case. mergekit's are kept in `known`, since several cases are compared with the same."""
-    runs = bench.alone(case)
+    runs = bench.alone(case, OFTEN * bench.repeat)
     runs["whole"], runs["peer"] = [], []
     compared = environment if case.peer and case.peer not in known else None
     for _ in range(bench.repeat):

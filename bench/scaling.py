@@ -48,7 +48,7 @@ class Points:
         place = family(self.families / size, size, experts)
         with tempfile.TemporaryDirectory(prefix=".bench-", dir=place) as work:
             bench = Bench(place, experts, self.repeat, Path(work))
-            alone = median(bench.alone(case)["merge"])
+            alone = median(bench.alone(case, self.repeat)["merge"])
             return [alone, median([bench.whole(case) for _ in range(self.repeat)], "peak")]
 
 
