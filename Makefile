@@ -1,4 +1,5 @@
 # make run: the app.  make test: every test.  make check: format, lint, types.  make fix: what can be put right by itself.
+# make docs: the pages that follow from the code.
 
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install -qq --disable-pip-version-check
@@ -6,22 +7,27 @@ APT = $$(test "$$(id -u)" = 0 || echo sudo) env DEBIAN_FRONTEND=noninteractive a
 SOURCES = $(wildcard merging ui tests bench docs zoo app.py)
 TYPED = $(wildcard merging ui app.py)
 
-.PHONY: run test check fix browser
+.PHONY: run test check fix docs browser
 
 run: .venv/installed
 	@.venv/bin/python app.py
 
 test: .venv/installed-dev browser
-	@.venv/bin/python -m pytest
+	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto -m "not e2e"
+	@.venv/bin/python -m pytest -m e2e
 
 check: .venv/installed-dev
 	@.venv/bin/ruff format --check $(SOURCES)
 	@.venv/bin/ruff check $(SOURCES)
+	@rm -f ui/*.pyi  # Gradio writes them beside our components when the app runs, and mypy would read them instead
 	@.venv/bin/mypy $(TYPED)
 
 fix: .venv/installed-dev
 	@.venv/bin/ruff check --fix $(SOURCES)
 	@.venv/bin/ruff format $(SOURCES)
+
+docs: .venv/installed
+	@.venv/bin/python docs/pages.py
 
 # An empty file says that something was installed, and is older than the requirements when they have changed since.
 .venv/created:

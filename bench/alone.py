@@ -30,20 +30,20 @@ def timed(act: Callable[[], object]) -> dict[str, float]:
     return {"wall": wall, "cpu": after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime}
 
 
-def run(recipe_file: Path, out: Path, repeat: int, reads_base: bool) -> dict[str, list[dict[str, float]]]:
+def run(recipe_file: Path, out: Path, repeat: int, reads_base: bool, memory: str) -> dict[str, list[dict[str, float]]]:
     recipe = load_recipe(recipe_file)
     assert recipe.base
     inputs = [*([recipe.base] if reads_base else []), *recipe.experts]
     size = sum(file.stat().st_size for file in floor.weights(recipe.base))
-    merge(recipe, out)  # imports, compiles, and brings the inputs into the page cache
+    merge(recipe, out, memory=memory)  # imports, compiles, and brings the inputs into the page cache
     runs: dict[str, list[dict[str, float]]] = {"floor": [], "merge": [], "fsync": [], "verify": []}
     for _ in range(repeat):
         shutil.rmtree(out)
         runs["floor"].append(timed(lambda: floor.floor(inputs, size, out.parent)))
-        runs["merge"].append(timed(lambda: merge(recipe, out, fsync=False)))
+        runs["merge"].append(timed(lambda: merge(recipe, out, memory=memory, fsync=False)))
         _verified(out)
         shutil.rmtree(out)
-        runs["fsync"].append(timed(lambda: merge(recipe, out, fsync=True)))
+        runs["fsync"].append(timed(lambda: merge(recipe, out, memory=memory, fsync=True)))
         runs["verify"].append(timed(lambda: _verified(out)))
     return runs
 
@@ -61,8 +61,9 @@ def main() -> None:
     parser.add_argument(
         "--no-base", action="store_true", help="the merge does not read the base, so the floor does not"
     )
+    parser.add_argument("--memory", default="1GB", help="what the merge may work in")
     options = parser.parse_args()
-    print(json.dumps(run(options.recipe, options.out, options.repeat, not options.no_base)))
+    print(json.dumps(run(options.recipe, options.out, options.repeat, not options.no_base, options.memory)))
 
 
 if __name__ == "__main__":

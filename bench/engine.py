@@ -65,9 +65,8 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, help="of a family that is to be written (0.5b)")
     parser.add_argument("--experts", type=int, default=3)
     parser.add_argument("--peer", type=Path, help="an environment that has mergekit")
-    parser.add_argument(
-        "--repeat", type=int, default=3, help="of whole processes; merges alone are repeated more often"
-    )
+    parser.add_argument("--repeat", type=int, default=3, help="of whole processes")
+    parser.add_argument("--often", type=int, default=6, help="merges alone for each whole process (6)")
     parser.add_argument("--methods", nargs="+", default=[], help="only these, by their names in recipes")
     parser.add_argument("--markdown", type=Path, help="write the table here, too")
     parser.add_argument("--json", type=Path, help="write every run here")
@@ -82,11 +81,19 @@ def main() -> None:
         bench = Bench(options.family, options.experts, options.repeat, Path(work))
         for case in cases:
             print(f"{case.label} …", file=sys.stderr, flush=True)
-            runs[case.label] = measure(bench, case, options.peer, known)
-    told = table([row(case, runs[case.label]) for case in cases])
-    print(f"{told}\n\n{machine()}")
+            runs[case.label] = measure(bench, case, options.often, options.peer, known)
+            _write(options, cases, runs)
+    print(f"{_table(cases, runs)}\n\n{machine()}")
+
+
+def _table(cases: list[Case], runs: dict[str, Measured]) -> str:
+    return table([row(case, runs[case.label]) for case in cases if case.label in runs])
+
+
+def _write(options: argparse.Namespace, cases: list[Case], runs: dict[str, Measured]) -> None:
+    """The files that were asked for, with what has been measured so far."""
     if options.markdown:
-        options.markdown.write_text(f"{told}\n\n{machine()}\n", encoding="utf-8")
+        options.markdown.write_text(f"{_table(cases, runs)}\n\n{machine()}\n", encoding="utf-8")
     if options.json:
         content = {
             label: {what: [asdict(run) for run in each] for what, each in m.items()} for label, m in runs.items()

@@ -14,7 +14,6 @@ from floor import warm
 from processes import Run, process
 
 Measured = dict[str, list[Run]]
-OFTEN = 3  # as many merges in a warm process as whole ones: a second says less than ten
 
 
 @dataclass(frozen=True)
@@ -31,15 +30,18 @@ class Bench:
         recipe = write_recipe(case, self.family, self.experts, self.work / "recipe.yaml")
         told = self.work / "alone.json"
         command = [sys.executable, str(ROOT / "bench" / "alone.py"), str(recipe), str(self.work / "out")]
-        process([*command, f"--repeat={repeat}", *([] if case.reads_base else ["--no-base"])], told)
+        allowed = [f"--repeat={repeat}", f"--memory={case.memory}"]
+        process([*command, *allowed, *([] if case.reads_base else ["--no-base"])], told)
         shutil.rmtree(self.work / "out")
-        return {what: [Run(**run) for run in runs] for what, runs in json.loads(told.read_text()).items()}
+        return {
+            what: [Run(**run) for run in runs] for what, runs in json.loads(told.read_text().splitlines()[-1]).items()
+        }
 
     def whole(self, case: Case) -> Run:
         """One merge from the command line."""
         recipe = write_recipe(case, self.family, self.experts, self.work / "recipe.yaml")
         cli, out, found = [sys.executable, "-m", "merging"], str(self.work / "out"), {"PYTHONPATH": str(ROOT)}
-        run = self._run([*cli, "merge", str(recipe), out, "--quiet", "--no-fsync"], found)
+        run = self._run([*cli, "merge", str(recipe), out, "--quiet", "--no-fsync", f"--memory={case.memory}"], found)
         process([*cli, "verify", out], self.work / "log.txt", found)
         shutil.rmtree(out)
         return run
@@ -58,9 +60,12 @@ class Bench:
         return run
 
 
-def measure(bench: Bench, case: Case, environment: Path | None, known: dict[str, list[Run]]) -> Measured:
-    """All runs of one case. mergekit's are kept in `known`, since several cases are compared with the same."""
-    runs = bench.alone(case, OFTEN * bench.repeat)
+def measure(bench: Bench, case: Case, often: int, environment: Path | None, known: dict[str, list[Run]]) -> Measured:
+    """All runs of one case, with `often` merges in a warm process for each whole one.
+
+    mergekit's are kept in `known`, since several cases are compared with the same.
+    """
+    runs = bench.alone(case, often * bench.repeat)
     runs["whole"], runs["peer"] = [], []
     compared = environment if case.peer and case.peer not in known else None
     for _ in range(bench.repeat):

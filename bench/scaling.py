@@ -14,7 +14,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from cases import CASES, ROOT, Case
+from cases import KNOWN, ROOT, Case
 from engine import chosen
 from family import family
 from measure import Bench
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where points are kept, and found again")
     parser.add_argument("--picture", type=Path, default=ROOT / "docs" / "pictures" / "scaling.svg")
     options = parser.parse_args()
-    cases = chosen(options.methods) if options.methods else CASES
+    cases = chosen(options.methods) if options.methods else KNOWN
     known = json.loads(options.json.read_text()) if options.json and options.json.is_file() else {}
     points = Points(options.families, options.repeat, options.json, known)
     print(f"By parameters, {EXPERTS} experts:\n\n{by_size(points, cases, options.sizes)}\n")

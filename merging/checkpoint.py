@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from merging.errors import MergeError
 from merging.fp8 import lifted
-from merging.header import FLOATS, OTHERS, SIZES, Entry, dtype_of, read_header, read_json
+from merging.header import FLOATS, OTHERS, Entry, read_header, read_json
+from merging.hub import HUB_NAME, downloaded
 from merging.indices import compared
-from merging.lazy import torch
 from merging.pickles import read_pickle
 from merging.quantised import refuse_quantised
-from merging.references import HUB_NAME
 from merging.sources import PICKLES, source_of
 
 if TYPE_CHECKING:
@@ -58,9 +58,12 @@ class Checkpoint:
     used: dict[str, str] = field(default_factory=dict)  # what became of stored tensors that are no part of the model
     adapter: bool = False  # whether it is what an adapter makes of its base, whose config it has then
     notes: tuple[str, ...] = ()  # sentences on how it was read, for the user
+    told: str = ""  # what it is called where its name is another's, too
 
     @property
     def name(self) -> str:
+        if self.told:
+            return self.told
         path = self.path.absolute()
         return self.folder.absolute().name if path == self.folder.absolute() or path.name in USUAL else path.stem
 
@@ -120,29 +123,24 @@ class Checkpoint:
         stop = entry.size if stop is None else stop
         if name in self.made:
             return self.made[name].read(start, stop)
-        size = SIZES[entry.dtype]
-        data = bytearray(size * (stop - start))
-        view = memoryview(data)
-        try:
-            with entry.file.open("rb", buffering=0) as file:
-                file.seek(entry.offset + start * size)
-                while view and (count := file.readinto(view)):
-                    view = view[count:]
-        except OSError as error:
-            raise MergeError(f"{entry.file} could not be read ({error.strerror}). Check the file.") from error
-        if view:
-            raise MergeError(f"{entry.file} ended while `{name}` was read. Check that nothing is changing the file.")
-        if not data:
-            return torch.empty(0, dtype=dtype_of(entry))
-        return torch.frombuffer(data, dtype=dtype_of(entry))
+        return entry.read(start, stop)
 
     def tensor(self, name: str) -> Tensor:
         """The whole tensor in its own dtype and shape."""
         return self.read(name).reshape(self.entries[name].shape)
 
 
+def told_apart(models: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """The models, of which those of one name are called by as much of their paths as tells them apart."""
+    names = {model.path.absolute(): model.name for model in models}
+    for depth in range(2, 1 + max(len(path.parts) for path in names)):
+        counts = Counter(names.values())
+        names = {path: "/".join(path.parts[-depth:]) if counts[name] > 1 else name for path, name in names.items()}
+    return [replace(model, told=names[model.path.absolute()]) for model in models]
+
+
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a model folder or a lone file, reading headers only; a pickle is mapped and never executed."""
+    """Open a model folder or a lone file, reading headers only; a pickle is never executed."""
     path = _found(path)
     config = path / "config.json" if path.is_dir() else path.parent / "config.json"
     told = read_json(config) if config.is_file() and _owns_config(path) else {}
@@ -164,8 +162,8 @@ def _gathered(model: Checkpoint, files: Iterable[Path]) -> Checkpoint:
     notes = list(model.notes)
     for file in files:
         if file.suffix in PICKLES:
-            found, mapped, told = read_pickle(file)
-            made |= mapped
+            found, strided, told = read_pickle(file)
+            made |= strided
             notes += told
         else:
             found = read_header(file)
@@ -186,9 +184,9 @@ def _found(path: str | Path) -> Path:
     except (OSError, RuntimeError, ValueError):  # too long, a folder not to be entered, a `~name` of nobody, a NUL
         there = False
     if not there:
-        hub = (
-            " If it names a model of the Hub, download it and name its folder." if HUB_NAME.fullmatch(str(path)) else ""
-        )
+        if folder := downloaded(str(path)):
+            return folder
+        hub = " If it names a model of the Hub, download that first." if HUB_NAME.fullmatch(str(path)) else ""
         raise MergeError(f"There is no file or folder `{path}`. Check the path.{hub}")
     path = Path(path)
     return path.parent if path.name.endswith(".index.json") else path  # an index stands for the folder

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from itertools import groupby
 from pathlib import Path
@@ -51,16 +53,34 @@ def carry_over(work: Plan, folder: Path, out_dtype: str = "", chat_template: str
         if chat_template not in ("", "auto"):
             _set_template(folder, chat_template)
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(error.errno, error.strerror) from error  # which is no fault of the file
         where = f"{error.filename} could not be copied into the result ({error.strerror})"
         raise MergeError(f"{where}. Check the file and the output folder.") from error
 
 
-def _copy(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
+def bytes_beside(work: Plan) -> int:
+    """About how many bytes that will be."""
+    home = work.vocabulary.home or work.base.folder
+    places = [
+        (work.base.folder, (*OF_BASE, CONFIG, GENERATION)),
+        (home, OF_TOKENIZER),
+        (home / TEMPLATES, ("*.jinja",)),
+    ]
+    return sum(file.stat().st_size for place in places for file in _chosen(*place)) if work.base.config else 0
+
+
+def _chosen(source: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
     for file in sorted(source.iterdir()) if source.is_dir() else ():
         kept = any(fnmatchcase(file.name.lower(), pattern) for pattern in patterns)
         if kept and file.suffix.lower() in SUFFIXES and file.is_file():
-            folder.mkdir(exist_ok=True)
-            shutil.copyfile(file, folder / file.name)
+            yield file
+
+
+def _copy(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
+    for file in _chosen(source, patterns):
+        folder.mkdir(exist_ok=True)
+        shutil.copyfile(file, folder / file.name)
 
 
 def _write_json(file: Path, origin: Path, content: dict[str, Any]) -> None:
@@ -80,6 +100,15 @@ def config_of(work: Plan, out_dtype: str = "") -> dict[str, Any]:
     return config | _special(work, CONFIG, config)
 
 
+def generation_of(work: Plan) -> dict[str, Any] | None:
+    """The generation config of the result: the base's with the special tokens of its tokenizer; None without one."""
+    origin = work.base.folder / GENERATION
+    if not work.base.config or not origin.is_file():
+        return None
+    content = read_json(origin)
+    return content | _special(work, GENERATION, content)
+
+
 def _special(work: Plan, name: str, content: dict[str, Any]) -> dict[str, Any]:
     """The rows of the special tokens as the tokenizer's own model has them, where that is not the base."""
     donor = work.vocabulary.home
@@ -93,9 +122,8 @@ def _write_generation(work: Plan, folder: Path) -> None:
     origin, donor = work.base.folder / GENERATION, work.vocabulary.home
     if origin.is_file() and donor in (None, work.base.folder):
         shutil.copyfile(origin, folder / GENERATION)
-    elif origin.is_file():
-        content = read_json(origin)
-        _write_json(folder / GENERATION, origin, content | _special(work, GENERATION, content))
+    elif (content := generation_of(work)) is not None:
+        _write_json(folder / GENERATION, origin, content)
 
 
 def _extend(vocabulary: Vocabulary, folder: Path) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
+from merging import kernels
 from merging.errors import MergeStopped
 from merging.lazy import torch
 
@@ -15,6 +16,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Item = TypeVar("Item")
+_at_work = threading.local()  # the stop event of the job that a thread is doing
+_counting = threading.Lock()
+_threads: list[int] = []  # that torch had when each of the crews at work began; the first found what others left
+
+
+def breathe() -> None:
+    """Between the steps of long work: MergeStopped when the job that it belongs to is to stop."""
+    stop = getattr(_at_work, "stop", None)
+    if stop and stop.is_set():
+        raise MergeStopped("Stopped. Nothing was written.")
 
 
 class Crew:
@@ -70,6 +81,13 @@ class _Shared:
         self.over = True
 
     def drain(self, work: Callable[[Item], None]) -> None:
+        before, _at_work.stop = getattr(_at_work, "stop", None), self.stop
+        try:
+            self._drain(work)
+        finally:
+            _at_work.stop = before
+
+    def _drain(self, work: Callable[[Item], None]) -> None:
         nothing = object()
         while not self.over and not (self.stop and self.stop.is_set()):
             try:
@@ -89,12 +107,18 @@ def _one_thread_each() -> None:
 
 @contextmanager
 def crew(workers: int, stop: threading.Event | None) -> Iterator[Crew]:
-    """A crew that goes home at the end, and leaves torch its threads."""
-    threads = torch.get_num_threads()
-    _one_thread_each()
+    """A crew that goes home at the end; the last of those at work leaves torch its threads."""
+    with _counting:
+        _threads.append(torch.get_num_threads())
+        _one_thread_each()
     members = Crew(workers, stop)
     try:
         yield members
     finally:
         members.close()
-        torch.set_num_threads(threads)
+        kernels.forget()
+        with _counting:
+            before = _threads[0]
+            _threads.pop()
+            if not _threads:
+                torch.set_num_threads(before)

@@ -42,8 +42,16 @@ def _read(file: Path) -> str:
     try:
         with file.open(encoding="utf-8") as stream:
             return stream.read(TEXT_LIMIT + 1)
+    except FileNotFoundError as error:
+        if file.name == RECIPE and file.parent.is_dir():
+            words = f"{file.parent} has no {RECIPE}, so it is no merge of ours. Choose a recipe, or a merged model."
+            raise MergeError(words) from error
+        raise MergeError(f"There is no recipe {file}. Check the path.") from error
+    except UnicodeDecodeError as error:
+        raise MergeError(f"The recipe {file} is no text. Choose a YAML file, or a merged model.") from error
     except (OSError, ValueError) as error:
-        raise MergeError(f"The recipe {file} could not be read ({error}). Check the path.") from error
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise MergeError(f"The recipe {file} could not be read ({reason}). Check the path.") from error
 
 
 def _metadata(file: Path) -> str:

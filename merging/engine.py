@@ -2,51 +2,44 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from merging.adapter_engine import merge_changes
 from merging.companions import carry_over
-from merging.crew import crew
+from merging.crew import Crew
+from merging.document import RECIPE
 from merging.errors import MergeError
 from merging.header import STORED_AS, Entry
 from merging.limits import crowded
+from merging.making import making
 from merging.memory import merge_groups as merge_groups
-from merging.output import SHARD, Output, examine, lay_out, shards
+from merging.output import SHARD, shards
+from merging.passes import largest_unit
 from merging.plan import Plan
 from merging.preflight import MEMORY, check
 from merging.progress import Clock
 from merging.progress import Step as Step
-from merging.provenance import STORY, mark_of, provenance
+from merging.provenance import mark_of, provenance
 from merging.publish import target
 from merging.ranking import NotFiniteError
-from merging.recipe import Recipe
+from merging.recipe import Recipe, load_recipe
+from merging.report import Report as Report
 from merging.run import Run
+from merging.settings import Settings
 from merging.sizes import in_bytes
-from merging.stream import fitting
-from merging.workplace import settle, workplace
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a merge did: where it is, what became of every tensor, seconds by stage, and a checksum per tensor."""
-
-    out: Path
-    bytes: int
-    seconds: float
-    fates: dict[str, str]
-    timings: dict[str, float] = field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
-    checksums: dict[str, str] = field(default_factory=dict)
+from merging.stream import fitting, memory_of
+from merging.whole import Room, shared, whole_tensors
 
 
 def merge(
-    recipe: Recipe,
+    recipe: Recipe | str | Path,
     out: str | Path,
     on_step: Callable[[Step], None] | None = None,
     stop: threading.Event | None = None,
@@ -58,7 +51,7 @@ def merge(
     fsync: bool = True,
     hash_inputs: bool = False,
 ) -> Report:
-    """Run the recipe and write a model folder; blocking.
+    """Run the recipe, or what `load_recipe` reads as one, and write a model folder, or an adapter's; blocking.
 
     Nothing is at `out` until all of it is. A merge that fails or is stopped (MergeStopped) leaves it as it was; the
     next merge of the same recipe to the same place goes on from the tensors that were finished. Raises MergeError with
@@ -67,53 +60,51 @@ def merge(
     `on_step` may be called by any thread, one at a time.
     """
     clock = Clock()
+    recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     room = in_bytes(MEMORY if memory is None else memory)
     found = check(recipe, out, room, workers, device)
     if found.problems or found.plan is None:
         raise MergeError("\n".join(found.problems))
+    known: dict[str, Any] = {"stop": stop, "fsync": fsync}
+    listen = Crew(stop=stop).listen if hash_inputs else None
+    if found.changes:
+        return merge_changes(recipe, found, target(out, 0), clock, on_step, listen, room, workers, **known)
     place, work, settings = target(out, 0), found.plan, recipe.settings()
-    hands = fitting(room, workers or os.cpu_count() or 1, 1 + len(work.experts))
-    story = provenance(recipe, work, place, hash_inputs)
+    hands, whole, left = team_of(work, settings, room, workers)
+    story = provenance(recipe, work.base, work.experts, place, listen, work.collected)
     limit = in_bytes(shard_size)
+    entries = [stored_as(entry, recipe.out_dtype) for entry in work.written]
     clock.lap("check")
-    entries = [replace(entry, dtype=_dtype(entry, recipe.out_dtype)) for entry in work.written]
     if words := crowded(work, len(list(shards(entries, limit)))):
         raise MergeError(words)
-    with ExitStack() as stack:
-        mark = mark_of(story, work, limit, device)
-        made_in = stack.enter_context(workplace(place, mark))
-        metadata = {key: told if isinstance(told, str) else json.dumps(told) for key, told in story.items()}
-        output = Output(lay_out(made_in.folder, entries, limit, metadata, again=True))
-        stack.callback(output.close)
-        team = stack.enter_context(crew(hands, stop))
-        run = Run(work, settings, team, device, output, made_in, on_step)
-        stack.callback(run.stream.files.close)
-        try:
-            run.all(clock)
-        except NotFiniteError as error:
-            made_in.spoiled = True
-            raise run.blame(error.name) from None
-        if mark_of(story, work, limit, device) != mark:
-            made_in.spoiled = True
-            raise MergeError("A model was changed while it was merged. Merge again when nothing writes to it.")
-        examine(output.placed)
-        carry_over(work, made_in.folder, recipe.out_dtype, recipe.chat_template)
-        sums = {name: made_in.finished[name] for name in output.placed}
-        _tell(made_in.folder, recipe.to_yaml(place), story, work, sums)
-        clock.lap("verify")
-        if fsync:
-            settle(made_in.folder)
-        clock.lap("settle")
+    mark = partial(mark_of, dict(story), work, limit, device)
+    with making(place, story, mark, entries, clock, limit=limit, hands=hands, **known) as at:
+        run = Run(work, settings, at.crew, device, at.output, at.place, whole, left, on_step)
+        with closing(run.stream.files):
+            try:
+                run.all(clock)
+            except NotFiniteError as error:
+                at.place.spoiled = True
+                raise run.blame(error.name) from None
+        carry_over(work, at.place.folder, recipe.out_dtype, recipe.chat_template)
+        (at.place.folder / RECIPE).write_text(recipe.to_yaml(place), encoding="utf-8")
+        warnings = (*found.warnings, *run.warnings())
+        story |= {"fates": work.fates, "warnings": warnings}
+        sums = at.checksums
         run.progress.finish()
-    return Report(place, sum(e.bytes for e in entries), clock.total, work.fates, clock.laps, found.warnings, sums)
+    return Report(
+        place, sum(e.bytes for e in entries), clock.total, work.fates, clock.laps, warnings, sums, kept=run.kept
+    )
 
 
-def _tell(folder: Path, text: str, story: dict[str, Any], work: Plan, checksums: dict[str, str]) -> None:
-    """Write the recipe, and what the result was made of, into its folder."""
-    (folder / "mergescope.yaml").write_text(text, encoding="utf-8")
-    told = {**story, "fates": work.fates, "warnings": work.warnings, "checksums": checksums}
-    (folder / STORY).write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+def team_of(work: Plan, settings: Settings, room: int, workers: int | None) -> tuple[int, dict[str, int], Room]:
+    """The workers that fit so many bytes, the tensors that are merged as a whole, and the memory left for these."""
+    each = memory_of(work, settings.method.entrywise, largest_unit(work, settings))
+    whole = whole_tensors(work, settings)
+    hands = shared(room, fitting(room, workers or os.cpu_count() or 1, each), each, whole)
+    return hands, whole, Room(room - hands * each)
 
 
-def _dtype(entry: Entry, wanted: str) -> str:
-    return STORED_AS[wanted] if wanted and entry.floating else entry.dtype
+def stored_as(entry: Entry, out_dtype: str) -> Entry:
+    """The entry with the dtype that it has in the result."""
+    return replace(entry, dtype=STORED_AS[out_dtype]) if out_dtype and entry.floating else entry

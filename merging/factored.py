@@ -7,11 +7,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from merging.checkpoint import Checkpoint
+from merging.dora import Scaled
 from merging.header import Entry
 from merging.lazy import torch
 from merging.lora import BLOCK, Update, part
 from merging.plan import Plan
 from merging.rows import Gathered
+from merging.settings import Settings, depths
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +30,7 @@ def factored(work: Plan, name: str) -> dict[int, Update | None]:
     for index in work.merged[name]:
         expert = work.experts[index]
         made = expert.made.get(name)
-        if isinstance(made, Update) and _starts_from(made, work.base, name):
+        if isinstance(made, Update) and starts_from(made, work.base, name):
             found[index] = made
         elif expert.adapter and _stored_alike(expert, name, work.base, name):
             found[index] = None
@@ -41,7 +43,7 @@ def updates(work: Plan, name: str) -> tuple[Update | None, ...]:
     return tuple(known.values()) if len(known) == len(work.merged[name]) and any(known.values()) else ()
 
 
-def _starts_from(update: Update, base: Checkpoint, name: str) -> bool:
+def starts_from(update: Update, base: Checkpoint, name: str) -> bool:
     """Whether an update is added to the base's own weight, or to a copy of it, as PEFT keeps one of an embedding."""
     if _stored_alike(update.base, update.name, base, name):
         return True
@@ -88,16 +90,15 @@ def _gram(update: Update, name: str) -> Tensor:
     return total
 
 
-def with_factors(work: Plan, squares: Tensor) -> Tensor:
-    """The squared norms of task vectors, (tensors, experts), as `vectors.squares` gives them, (tensors, experts, 3).
+def with_factors(work: Plan, name: str, squares: Tensor) -> Tensor:
+    """The squared norms of a tensor's task vectors, (experts), as `vectors.squares` gives them, (experts, 3).
 
     Where a task vector is a product, its factors say what its norm is. NaN stays, or stands for what is not finite.
     """
-    table = torch.stack([squares, squares, torch.zeros_like(squares)], dim=2)
-    for row, name in zip(table, work.merged, strict=True):
-        for index, update in factored(work, name).items():
-            if update:
-                row[index] = torch.tensor(squared_norms(update), dtype=torch.float64)
+    table = torch.stack([squares, squares, torch.zeros_like(squares)], dim=1)
+    for index, update in factored(work, name).items():
+        if update:
+            table[index] = torch.tensor(squared_norms(update), dtype=torch.float64)
     return torch.where(table < torch.inf, table, torch.nan)
 
 
@@ -135,6 +136,8 @@ def _whole(work: Plan, name: str, index: int) -> tuple[str, bool]:
     if isinstance(made, Gathered):
         adds = any(isinstance(source.model.made.get(name), Update) for source in made.sources)
         return "its rows are put in another order by `tokenizer_source`", adds
+    if isinstance(made, Scaled):
+        return f"{expert.name} is a DoRA, which is more than a product", True
     if isinstance(made, Update):
         return f"{expert.name} adds them to another weight than the base's", True
     return f"it was trained in full in {expert.name}", False
@@ -154,3 +157,13 @@ def _apart(work: Plan, updates: dict[int, Update], reading: str) -> list[str]:
         for other, whose in zip(told, names, strict=True)
         if other != told[0]
     ]
+
+
+def unaveraged(work: Plan, settings: Settings) -> list[str]:
+    """Why FroM cannot average adapters' factors, for each of its readings that a recipe asks for."""
+    if "lora" not in settings.method.params:
+        return []
+    depth, asked = depths(work.merged), dict[str, list[str]]()
+    for name in work.merged:
+        asked.setdefault(settings.of(name, depth[name])["lora"], []).append(name)
+    return [words for reading in asked if reading != "product" and (words := obstacle(work, reading, asked[reading]))]

@@ -8,6 +8,7 @@ from merging.places import place
 from merging.vocabulary import same, unmatched, worded
 
 HEAD = "lm_head.weight"
+ADD = "Add that file."  # what helps where the expert itself need not go
 
 
 def misfit(base: Checkpoint, expert: Checkpoint) -> str:
@@ -34,6 +35,8 @@ def _another(base: Checkpoint, expert: Checkpoint, names: list[str]) -> str:
     known = f" ({kinds[0]}, not {kinds[1]})" if all(kinds) and kinds[0] != kinds[1] else ""
     if len(names) == 1:
         return f"It has no tensor `{missing[0]}`, so it is of another architecture than the base{known}."
+    if any(".lora_" in name for name in expert.entries):
+        return f"It holds an adapter's factors, but no adapter_config.json, which says how they enter. {ADD}"
     words = f"It lacks {len(missing):,} of the base model's {len(names):,} tensors, `{missing[0]}` among them"
     return f"{words}, so it is of another architecture{known}."
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from merging.adapter import open_base, open_expert
-from merging.checkpoint import Checkpoint
 from merging.errors import MergeError
-from merging.header import INDEX
 from merging.lazy import torch
+from merging.loading import Loaded, load, load_unwritten, memory_of
 
+if TYPE_CHECKING:
+    from merging.unwritten import Unwritten
+
+MERGE = "a merge in memory"  # among the keys of models, of which all others are paths
 LIMIT = 0.5  # share of the memory free at the time that loaded models may fill
 
 
@@ -53,43 +56,47 @@ class Answer:
 
 
 @dataclass
-class Loaded:
-    """A model in memory, and its tokenizer."""
-
-    model: Any
-    tokenizer: Any
-    bytes: int
-
-
-@dataclass
 class Shelf:
     """Models in memory, shared by all visitors: the least recently used goes first when room is needed."""
 
     models: OrderedDict[tuple[Any, ...], Loaded] = field(default_factory=OrderedDict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, path: Path, base: Path) -> Loaded:
-        """The model at `path`; `base` gives config and tokenizer where it has none of its own."""
+    def take(self, model: Path | Unwritten, base: Path) -> Loaded:
+        """The model at that path, or a merge; `base` gives config and tokenizer where it has none of its own."""
         with self.lock:
-            ground = open_base(base)
-            checkpoint = open_expert(path, ground)
-            key = (str(path), checkpoint.stamp, ground.stamp)
-            if key not in self.models:
-                size = _memory(checkpoint)
-                self._make_room(size, checkpoint.name)
-                self.models[key] = _load(checkpoint, ground, size)
-            self.models.move_to_end(key)
-            return self.models[key]
+            return self._model(model, base) if isinstance(model, Path) else self._merge(model)
+
+    def _model(self, path: Path, base: Path) -> Loaded:
+        ground = open_base(base)
+        checkpoint = open_expert(path, ground)
+        size = memory_of(checkpoint)
+        key = (str(path), checkpoint.stamp, ground.stamp)
+        return self._kept(key, checkpoint.name, size, lambda: load(checkpoint, ground, size))
+
+    def _merge(self, merge: Unwritten) -> Loaded:
+        """One merge at a time is here: whoever changes settings and asks again has no use for the last one."""
+        key, size = (MERGE, merge.key), memory_of(merge)
+        for other in [other for other in self.models if other[0] == MERGE and other != key]:
+            del self.models[other]
+        return self._kept(key, merge.name, size, lambda: load_unwritten(merge, size))
+
+    def _kept(self, key: tuple[Any, ...], name: str, size: int, made: Callable[[], Loaded]) -> Loaded:
+        if key not in self.models:
+            self._make_room(size, name)
+            self.models[key] = made()
+        self.models.move_to_end(key)
+        return self.models[key]
 
     def room(self) -> float:
         """Bytes that models may fill, those that are here included."""
-        return LIMIT * (_free_memory() + sum(loaded.bytes for loaded in self.models.values()))
+        return LIMIT * (free_memory() + sum(loaded.bytes for loaded in self.models.values()))
 
     def _make_room(self, size: int, name: str) -> None:
         room = self.room()
         while self.models and sum(loaded.bytes for loaded in self.models.values()) + size > room:
             self.models.popitem(last=False)
-        if size > (free := _free_memory()):
+        if size > (free := free_memory()):
             raise MergeError(
                 f"{name} needs {size / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free. Sample a smaller model."
             )
@@ -98,13 +105,7 @@ class Shelf:
 SHELF = Shelf()
 
 
-def _memory(checkpoint: Checkpoint) -> int:
-    """Bytes it takes in memory: float32 while that is small, which processors are quicker with, else its own dtype."""
-    whole = checkpoint.parameters * 4
-    return whole if whole <= 2 << 30 else checkpoint.bytes
-
-
-def _free_memory() -> int:
+def free_memory() -> int:
     """Bytes that can be had without swapping. Linux tells; elsewhere half of all memory is taken for free."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -118,54 +119,18 @@ def _free_memory() -> int:
         return 8 << 30  # Windows does not say
 
 
-def _load(checkpoint: Checkpoint, base: Checkpoint, size: int) -> Loaded:
-    from safetensors import SafetensorError
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    own = checkpoint if checkpoint.config and not checkpoint.adapter else base
-    if not own.config:
-        raise MergeError(f"{checkpoint.name} has no config.json, and neither has the base. Choose a model folder.")
-    dtype = torch.float32 if size == checkpoint.parameters * 4 else "auto"
-    try:
-        config = AutoConfig.from_pretrained(own.folder, local_files_only=True, trust_remote_code=False)
-        if checkpoint.config and not checkpoint.adapter and _usual(checkpoint):
-            model = AutoModelForCausalLM.from_pretrained(
-                checkpoint.folder,
-                config=config,
-                dtype=dtype,
-                local_files_only=True,
-                trust_remote_code=False,
-                use_safetensors=True,
-            )
-        else:
-            state = {name: checkpoint.tensor(name) for name in checkpoint.entries}
-            kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-            model = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
-        home = checkpoint if (checkpoint.folder / "tokenizer_config.json").is_file() else base
-        tokenizer = AutoTokenizer.from_pretrained(home.folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MergeError(f"{checkpoint.name} could not be loaded to sample from: {reason}") from error
-    return Loaded(model.eval(), tokenizer, size)
-
-
-def _usual(checkpoint: Checkpoint) -> bool:
-    """Whether its files have the names under which transformers looks for them."""
-    return any((checkpoint.folder / name).is_file() for name in ("model.safetensors", INDEX))
-
-
-def answers(paths: list[Path], base: Path, ask: Ask, stop: threading.Event | None = None) -> Iterator[list[Answer]]:
-    """What all models have said so far, every time each of them has said one more token.
+def answers(
+    models: Sequence[Path | Unwritten], base: Path, ask: Ask, stop: threading.Event | None = None
+) -> Iterator[list[Answer]]:
+    """What all models, on disk or merged in memory, have said so far, every time each has said one more token.
 
     Models answer together while they fit the memory together, else one after another. A model that cannot answer says
     why and keeps no other from answering.
     """
     ask.checked()
     stop = stop or threading.Event()
-    told = [Answer() for _ in paths]
-    for batch in _batches(paths, base):
+    told = [Answer() for _ in models]
+    for batch in _batches(models, base):
         streams = {}
         for index in batch:
             if stop.is_set():
@@ -173,7 +138,7 @@ def answers(paths: list[Path], base: Path, ask: Ask, stop: threading.Event | Non
             told[index] = Answer(state="loading")
             yield list(told)
             try:
-                streams[index] = _stream(SHELF.take(paths[index], base), ask)
+                streams[index] = _stream(SHELF.take(models[index], base), ask)
             except MergeError as error:
                 told[index] = Answer(state="done", error=str(error))
         while streams and not stop.is_set():
@@ -192,13 +157,13 @@ def _next(stream: Iterator[Answer], before: Answer) -> Answer:
         return replace(before, state="done", error=str(error))
 
 
-def _batches(paths: list[Path], base: Path) -> Iterator[list[int]]:
+def _batches(models: Sequence[Path | Unwritten], base: Path) -> Iterator[list[int]]:
     """Models that fit the memory together, each at least alone."""
     batch: list[int] = []
     filled = 0
-    for index, path in enumerate(paths):
+    for index, model in enumerate(models):
         try:
-            size = _memory(open_expert(path, open_base(base)))
+            size = memory_of(open_expert(model, open_base(base)) if isinstance(model, Path) else model)
         except MergeError:
             size = 0  # it will say why when it is its turn
         if batch and filled + size > SHELF.room():
@@ -218,16 +183,16 @@ def _stream(loaded: Loaded, ask: Ask) -> Iterator[Answer]:
     ends = set(ends if isinstance(ends, list) else [ends])
     said: list[int] = []
     past = None
-    with torch.inference_mode():
-        for _ in range(ask.length):
+    for _ in range(ask.length):
+        with torch.inference_mode():  # left before every answer: it is the thread's, whoever else works there meanwhile
             out = model(input_ids=torch.tensor([tokens]), past_key_values=past, use_cache=True)
             past = out.past_key_values
             token = _draw(out.logits[0, -1].float(), ask, generator)
-            if token in ends:
-                return
-            said.append(token)
-            tokens = [token]
-            yield Answer(tokenizer.decode(said, skip_special_tokens=True), "answering", note)
+        if token in ends:
+            return
+        said.append(token)
+        tokens = [token]
+        yield Answer(tokenizer.decode(said, skip_special_tokens=True), "answering", note)
 
 
 def _prompt_tokens(loaded: Loaded, ask: Ask) -> tuple[list[int], str]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
+from copy import copy
+from functools import cached_property, partial
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from merging import kernels
 from merging.crew import Crew
+from merging.draws import Generator
 from merging.lazy import torch
 
 if TYPE_CHECKING:
@@ -19,7 +21,13 @@ if TYPE_CHECKING:
 
 TILE = 1 << 17  # entries that are computed at once; all sums add tiles in order, in whatever pieces they are read
 FEW = 1 << 18  # numbers that are quicker sorted than counted
+UNITS = 16  # at most one in so many is looked at in a sample
 Bits = np.ndarray[Any, Any]
+
+
+def whole(length: int, unit: int) -> int:
+    """The entries of as many whole units as there are in `length`, but of one at least."""
+    return max(unit, length - length % unit)
 
 
 class Group:
@@ -29,16 +37,25 @@ class Group:
     `experts` and `tau` are float32 tensors that are made of them when they are asked for.
     """
 
-    def __init__(self, name: str, base: Tensor, experts: Tensor, start: int = 0, matrix: bool = True) -> None:
-        rows = torch.cat([base.reshape(1, -1).float(), experts.reshape(len(experts), -1).float()]).contiguous()
-        self._fill(name, rows.numpy().view(np.uint32), start, matrix, tuple(base.shape))
+    def __init__(self, name: str, base: Tensor | None, experts: Tensor, start: int = 0, matrix: bool = True) -> None:
+        first = torch.zeros(experts.shape[1:]) if base is None else base
+        rows = torch.cat([first.reshape(1, -1).float(), experts.reshape(len(experts), -1).float()]).contiguous()
+        self._fill(name, rows.numpy().view(np.uint32), start, matrix, tuple(first.shape))
+        self.based = base is not None
 
     def _fill(self, name: str, bits: Bits, start: int, matrix: bool, shape: tuple[int, ...]) -> None:
         self.name, self.bits, self.start, self.matrix = name, bits, start, matrix  # start: in the tensor, laid flat
         self.shape = shape
+        self.axes, self.depth = shape, 0.0  # the lengths of the whole tensor's axes; see `depths` in settings
+        self.unit = 1  # entries that are never parted: those of a row, where the method looks at rows
+        self.based = True  # whether the base's numbers are there and enter
+        self.collected: Any = None  # what is known of the experts from running them; see `Collected`
         self.which = tuple(range(len(bits) - 1))  # of the recipe's experts, where not all of them have the tensor
+        self.numbers: tuple[int, ...] = ()  # of the experts in the recipe, where `which` counts otherwise
+        self.seed = 0  # of what is drawn at random
         self.weight: Any = None  # (experts), where the experts are weighed
         self.device = "cpu"
+        self.plain = False  # whether it is looked at by the torch code that defines a method, not by kernels
         self.factored = False  # whether each expert's task vector is a product of an adapter's factors, or zero
 
     @classmethod
@@ -56,7 +73,7 @@ class Group:
     @property
     def fused(self) -> bool:
         """Whether kernels can be used on it."""
-        return self.device == "cpu" and kernels.usable()
+        return self.device == "cpu" and not self.plain and kernels.usable()
 
     @cached_property
     def base(self) -> Tensor:
@@ -72,6 +89,41 @@ class Group:
     def tau(self) -> Tensor:
         """The task vectors, (experts, *shape)."""
         return self.experts - self.base
+
+    @property
+    def row(self) -> int:
+        """The number of entries along the tensor's last axis."""
+        return self.axes[-1] if self.axes else 1
+
+    @property
+    def generator(self) -> Generator:
+        """What draws at random for its entries."""
+        numbers = self.numbers or self.which
+        return Generator(self.seed, numbers, self.name, self.start, self.size, self.device, self.fused)
+
+    @property
+    def vectors(self) -> Tensor:
+        """What is merged, (experts, *shape): the task vectors, or the experts where the base does not enter."""
+        return self.tau if self.based else self.experts
+
+    @property
+    def information(self) -> Tensor:
+        """The experts' diagonal Fisher information, (experts, *shape); the same for all where nothing is known."""
+        if self.collected is None:
+            return torch.ones(len(self.bits) - 1, *self.shape, device=self.device)
+        found: Tensor = self.collected.information(self.start, self.start + self.size)
+        return found.reshape(-1, *self.shape).to(self.device)
+
+    @property
+    def inputs(self) -> tuple[Callable[[], Tensor], ...]:
+        """What reads the inner products of each expert's inputs, (columns, columns); the same where nothing is known.
+
+        Nothing for what is no linear layer's.
+        """
+        if self.collected is not None:
+            found: tuple[Callable[[], Tensor], ...] = self.collected.inputs()
+            return found
+        return (partial(torch.eye, self.axes[1]),) * (len(self.bits) - 1) if len(self.axes) == 2 else ()
 
     def _lifted(self, bits: Bits) -> Tensor:
         signed = np.int16 if bits.itemsize == 2 else np.int32
@@ -91,16 +143,19 @@ class Group:
 
     def _alike(self, group: Group) -> Group:
         group.which, group.weight, group.device = self.which, self.weight, self.device
-        group.factored = self.factored
+        group.axes, group.unit, group.seed, group.numbers = self.axes, self.unit, self.seed, self.numbers
+        group.depth, group.based, group.collected = self.depth, self.based, self.collected
+        group.factored, group.plain = self.factored, self.plain
         return group
 
     def tiles(self) -> Iterator[Group]:
         """The runs of entries over which sums are taken."""
-        if self.size <= TILE:
+        tile = whole(TILE, self.unit)
+        if self.size <= tile:
             yield self
             return
-        for start in range(0, self.size, TILE):
-            yield self.cut(start, min(start + TILE, self.size))
+        for start in range(0, self.size, tile):
+            yield self.cut(start, min(start + tile, self.size))
 
     def picked(self, starts: Sequence[int], length: int) -> Group:
         """The runs of entries that begin at these places, one after the other."""
@@ -144,7 +199,9 @@ class Groups:
         self.few = max(sizes) <= FEW  # whether all of them may be held in memory
         self.pick = pick  # the runs of a piece that begin at these places, of that length, as one group
         self.crew = crew or Crew()
+        self.watch: Callable[[Any], None] = lambda _: None  # told of every piece before it is read
         self.in_files: Callable[[Any], Stored | None] = lambda _: None  # a piece that can be read as it is
+        self.one: Group | None = None  # all there is, where that is one group over copies of which torch may map
         # Where adapters are among the experts: what their factors tell of norms, and the groups with all else.
         self.apart: Callable[[], tuple[Tensor, Groups | None]] | None = None
 
@@ -155,18 +212,36 @@ class Groups:
         sizes = [sum(group.size for group in groups if index in group.which) for index in range(experts)]
         return Groups(groups, Group.tiles, sizes, pick=Group.picked)
 
+    @property
+    def together(self) -> Groups:
+        """The same pieces, as if they were of one expert: for statistics of all experts at once."""
+
+        def read(piece: Any) -> Iterator[Group]:
+            return map(_as_one, self.read(piece))
+
+        def pick(*told: Any) -> Group:
+            assert self.pick
+            return _as_one(self.pick(*told))
+
+        sizes = [sum(piece.size for piece in self.pieces)]
+        joint = Groups(self.pieces, read, sizes, self.crew, pick if self.pick else None)
+        joint.few, joint.watch = self.few, self.watch
+        return joint
+
     def each(self, visit: Callable[[int, Group], None]) -> None:
         """One pass: show every tile, and its number, to `visit`, several at a time."""
 
         def show(numbered: tuple[int, Any]) -> None:
-            for number, tile in enumerate(self.read(numbered[1]), numbered[0]):
+            first, piece = numbered
+            self.watch(piece)
+            for number, tile in enumerate(self.read(piece), first):
                 visit(number, tile)
 
         self.crew.run(show, zip(self._first()[:-1], self.pieces, strict=True))
 
     def _first(self) -> list[int]:
         """The number of each piece's first tile, and at the end the number of tiles."""
-        return [0, *accumulate(-(-piece.size // TILE) for piece in self.pieces)]
+        return [0, *accumulate(-(-piece.size // whole(TILE, piece.unit)) for piece in self.pieces)]
 
     def sum(
         self, measure: Callable[[Group], Tensor], in_files: Callable[[Stored], Bits | None] | None = None
@@ -179,6 +254,7 @@ class Groups:
 
         def show(numbered: tuple[int, Any]) -> None:
             first, piece = numbered
+            self.watch(piece)
             stored = self.in_files(piece) if in_files else None
             measured = in_files(stored) if in_files and stored else None
             if stored and measured is not None:
@@ -208,15 +284,18 @@ class Groups:
         if not (pick := self.pick):
             return []
         ends = accumulate(piece.size for piece in self.pieces)
+        long = [-(-length // piece.unit) * piece.unit for piece in self.pieces]  # the runs in whole units
+        steps = [whole(max(every, UNITS * piece.unit), piece.unit) for piece in self.pieces]
         runs = [
-            range((piece.size - end) % every, piece.size - length + 1, every)
-            for end, piece in zip(ends, self.pieces, strict=True)
+            range((piece.size - end) % step // piece.unit * piece.unit, piece.size - run + 1, step)
+            for end, piece, run, step in zip(ends, self.pieces, long, steps, strict=True)
         ]
         found: dict[int, Any] = {}
 
         def look(number: int) -> None:
-            group = pick(self.pieces[number], runs[number], length)
-            found[number] = group.which, measure(group).cpu().clone().unflatten(1, (-1, length))
+            group = pick(self.pieces[number], runs[number], long[number])
+            values = measure(group).cpu().unflatten(1, (-1, long[number]))
+            found[number] = group.which, values[..., :length].clone()
 
         self.crew.run(look, [number for number, places in enumerate(runs) if places])
         return [found[number] for number in sorted(found)]
@@ -228,6 +307,13 @@ class Groups:
         everyone = np.zeros((len(self.sizes), *values.shape[1:]), values.dtype)
         everyone[list(which)] = values
         return everyone
+
+
+def _as_one(group: Group) -> Group:
+    """The group as if it were of one expert."""
+    one = copy(group)
+    one.which = (0,)
+    return one
 
 
 def of_some(survey: Any, which: tuple[int, ...], device: str = "cpu") -> Any:

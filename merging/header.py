@@ -7,11 +7,14 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from merging.errors import MergeError
 from merging.formats import disguise
 from merging.lazy import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 STORED_AS = {name: key for key, name in FLOATS.items()}
@@ -48,12 +51,34 @@ class Entry:
         return math.prod(self.shape)
 
     @property
+    def row(self) -> int:
+        """The number of entries along the last axis."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
     def bytes(self) -> int:
         return self.size * SIZES[self.dtype]
 
     @property
     def floating(self) -> bool:
         return self.dtype in FLOATS
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Entries `start` to `stop` of what is stored, as a flat tensor of its own."""
+        size = SIZES[self.dtype]
+        data = bytearray(size * (stop - start))
+        view = memoryview(data)
+        try:
+            with self.file.open("rb", buffering=0) as file:
+                file.seek(self.offset + start * size)
+                while view and (count := file.readinto(view)):
+                    view = view[count:]
+        except OSError as error:
+            raise MergeError(f"{self.file} could not be read ({error.strerror}). Check the file.") from error
+        if view:
+            words = f"{self.file} ended while `{self.name}` was read."
+            raise MergeError(f"{words} Check that nothing is changing the file.")
+        return torch.frombuffer(data, dtype=dtype_of(self)) if data else torch.empty(0, dtype=dtype_of(self))
 
 
 def dtype_of(entry: Entry) -> torch.dtype:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +34,13 @@ def identity(model: Checkpoint) -> dict[str, Any]:
     return found
 
 
-def full_hash(file: Path) -> str:
-    """The SHA-256 of a whole file, read block by block."""
+def full_hash(file: Path, listen: Callable[[], None] = lambda: None) -> str:
+    """The SHA-256 of a whole file, read block by block; `listen` is called now and then, and may raise."""
     digest = hashlib.sha256()
     try:
         with file.open("rb") as stream:
             while block := stream.read(BLOCK):
+                listen()
                 digest.update(block)
     except OSError as error:
         raise MergeError(f"{file} could not be read ({error.strerror}). Check the file.") from error

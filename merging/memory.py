@@ -12,6 +12,7 @@ from merging.errors import MergeError
 from merging.groups import Group, Groups, of_some
 from merging.lazy import torch
 from merging.method import Method, Outcome
+from merging.settings import depths
 from merging.writer import writer
 
 if TYPE_CHECKING:
@@ -42,8 +43,10 @@ def _surveyed(
     experts = 1 + max(max(tiles[0].which) for tiles in model.values())
     values = method.filled(values, experts)
     known = [of_experts(method, values, tiles[0].which) for tiles in model.values()]
+    depth = depths(model, lone=0.0)
     tensors = [
-        [group.weighed(some["weight"]) for group in tiles] for some, tiles in zip(known, model.values(), strict=True)
+        [_ready(method, group, some, depth[name]) for group in tiles]
+        for some, (name, tiles) in zip(known, model.items(), strict=True)
     ]
     tensorwise = values.get("scope") == "tensor"
     whole = None if tensorwise else method.look(Groups.of(list(chain.from_iterable(tensors))), values)
@@ -53,18 +56,31 @@ def _surveyed(
             yield group, survey if tensorwise else of_some(whole, group.which), some
 
 
+def _ready(method: Method, group: Group, values: dict[str, Any], depth: float) -> Group:
+    """The group as the method will see it."""
+    ready = group.weighed(values["weight"])
+    ready.unit, ready.seed = method.unit(group.row), values.get("seed", 0)
+    ready.depth, ready.based = depth, group.based and method.takes_base
+    return ready
+
+
 def _alone(group: Group) -> Group:
     """The group with its experts numbered as if there were no others."""
     alone = group.weighed(group.weight)
-    alone.which = tuple(range(len(group.which)))
+    alone.which, alone.numbers = tuple(range(len(group.which))), group.numbers or group.which
     return alone
 
 
 def merge_groups(method: Method, groups: list[Group], **values: Any) -> Iterator[tuple[str, Tensor]]:
-    """Merge tensors as a merge of models would, in float32; values by argument name and not by recipe key."""
+    """Merge tensors as a merge of models would, in float32.
+
+    Values are by argument name and not by recipe key; `seed` may be among them.
+    """
     shapes = {group.name: group.shape for group in groups}
     for group, survey, known in _surveyed(method, values, {group.name: [group.cut(0, group.size)] for group in groups}):
         alone, out = _alone(group), np.empty(group.size, np.uint32)  # its survey is of its own experts alone
+        if method.whole:
+            alone.shape = shapes[group.name]
         if not writer(method, survey, known, alone)(alone, out):
             raise MergeError(f"`{group.name}` holds NaN or infinity, or its merge would.")
         yield group.name, torch.from_numpy(out.view(np.float32)).reshape(shapes[group.name])

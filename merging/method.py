@@ -1,16 +1,17 @@
 """What a merge method is: a function, and what its signature says about it.
 
 A method is told apart by what its function returns. `TaskCoefficients` and `ModelCoefficients` hold one number per
-expert and tensor; a `Blend` is made entry by entry. The engine lifts tensors to float32 before a method sees them.
+expert and tensor; a `Blend` is made entry by entry; a `Whole` needs all entries of a tensor at once. One that may
+return task or model coefficients can do without a base. The engine lifts tensors to float32 before a method sees them.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from merging.errors import MergeError
 from merging.groups import Bits as Bits
@@ -18,78 +19,19 @@ from merging.groups import Group as Group
 from merging.groups import Groups as Groups
 from merging.groups import of_some as of_some
 from merging.lazy import torch
+from merging.outcomes import Blend as Blend
+from merging.outcomes import FactorCoefficients as FactorCoefficients
+from merging.outcomes import ModelCoefficients as ModelCoefficients
+from merging.outcomes import Outcome as Outcome
+from merging.outcomes import TaskCoefficients as TaskCoefficients
+from merging.outcomes import Whole as Whole
 from merging.params import Param, Scope, nearest
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-
-@dataclass(frozen=True)
-class TaskCoefficients:
-    """The merge is the base model plus the sum of `values` times the task vectors."""
-
-    values: Tensor  # (experts)
-
-    def merged(self, group: Group) -> Tensor:
-        return group.base + _weighted_sum(self.values, group.tau)
-
-
-@dataclass(frozen=True)
-class ModelCoefficients:
-    """The merge is the sum of `values` times the experts; the base model does not enter."""
-
-    values: Tensor  # (experts)
-
-    def merged(self, group: Group) -> Tensor:
-        return _weighted_sum(self.values, group.experts)
-
-
-@dataclass(frozen=True)
-class FactorCoefficients:
-    """The merge is the base model plus `scaling` times B A, which are the sums of `ups` times the B_i, `downs` the A_i.
-
-    For tensors that adapters change by s_i B_i A_i; the factors here are those times the root of s_i.
-    """
-
-    downs: Tensor  # (experts)
-    ups: Tensor  # (experts)
-    scaling: float
-
-    @property
-    def values(self) -> Tensor:
-        """The weight with which each expert's own product enters; products of one's B with another's A come on top."""
-        return self.scaling * self.downs * self.ups
-
-
-@dataclass(frozen=True)
-class Blend:
-    """The merge is the base model plus `scaling` times the sum of `parts`, divided by `divisor`."""
-
-    parts: Tensor  # (experts, *shape): what each expert puts in
-    divisor: Tensor | float = 1.0  # (*shape)
-    scaling: float = 1.0
-
-    def merged(self, group: Group) -> Tensor:
-        total = self.parts[0].clone()
-        for part in self.parts[1:]:
-            total += part
-        return group.base + self.scaling * (total / self.divisor)
-
-    def shares(self) -> Tensor:
-        """What each expert adds to the base model, entry by entry, (experts, *shape)."""
-        return self.scaling * (self.parts / self.divisor)
-
-
-def _weighted_sum(weights: Tensor, tensors: Tensor) -> Tensor:
-    total = weights[0] * tensors[0]
-    for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
-        total += weight * tensor
-    return total
-
-
-Outcome = TaskCoefficients | FactorCoefficients | ModelCoefficients | Blend
-Kernel = Callable[[Bits, Bits], bool]  # writes the merge of a tile, from bits to bits; whether it is finite
+SCOPES = ("model", "tensor")
+Kernel = Callable[[Group, Bits], bool]  # writes the merge of a tile as bits; whether it is finite
 Fused = Callable[[Any, dict[str, Any]], Kernel | None]  # by survey and values of a tensor; None where there is none
+COLLECTED = ("information", "inputs")  # what is known of experts from running them over text
+ASKED = ("base", "experts", "name", "matrix", "axes", "row", "depth", "based", "factored", "generator", *COLLECTED)
 
 
 @dataclass(frozen=True)
@@ -99,11 +41,17 @@ class Method:
     name: str
     title: str
     paper: str
-    formula: str
+    formula: str  # in LaTeX
+    where: str  # what its symbols mean that are not in `symbols.SHARED`, as Markdown with LaTeX between $
+    use: str  # when to take it, after "Use it"
+    differs: str  # from the code that its authors released; empty where nothing does
     function: Callable[..., Outcome]
     survey: Callable[..., Any] | None
     fused: Fused | None
     params: dict[str, Param] = field(default_factory=dict)
+    experts: tuple[int, int | None] = (1, None)  # how many it takes, at least and at most
+    ranks: Callable[..., Any] | None = None  # of adapters alone: which ranks its result may have
+    idle: Callable[[dict[str, Any]], Iterable[str]] | None = None  # sentences on values, by key, that change nothing
 
     @property
     def summary(self) -> str:
@@ -111,14 +59,80 @@ class Method:
         return " ".join((self.function.__doc__ or "").split())
 
     @property
+    def brief(self) -> str:
+        """The first sentence of the summary."""
+        return self.summary.partition(". ")[0].removesuffix(".") + "."
+
+    @property
+    def origin(self) -> str:
+        """A word for what `paper` leads to."""
+        return "paper" if any(site in self.paper for site in ("arxiv.org", "doi.org")) else "source"
+
+    @property
     def entrywise(self) -> bool:
         """Whether the merge is decided entry by entry, and not by one number per expert and tensor."""
-        return _annotation(self.function, "return") is Blend
+        return Blend in self.outcomes
+
+    @property
+    def whole(self) -> bool:
+        """Whether some tensors may have to be in memory with all their entries."""
+        return Whole in self.outcomes
+
+    @property
+    def collects(self) -> str:
+        """What it asks for of the experts that only running them tells; empty when nothing."""
+        return next((name for name in COLLECTED if name in _names(self.function)), "")
 
     @property
     def needs_base(self) -> bool:
-        """Whether the base model enters the merge; without it the experts alone say what comes out."""
-        return _annotation(self.function, "return") is not ModelCoefficients
+        """Whether there is no merge without a base model."""
+        return self.ranks is None and ModelCoefficients not in self.outcomes
+
+    @property
+    def takes_base(self) -> bool:
+        """Whether the base model enters the merge where there is one; else the experts alone say what comes out."""
+        return self.ranks is None and set(self.outcomes) != {ModelCoefficients}
+
+    @property
+    def random(self) -> bool:
+        """Whether it draws at random, so that the recipe's seed matters."""
+        return "generator" in _names(self.function)
+
+    @property
+    def surveyed(self) -> tuple[str, ...]:
+        """The names of the parameters that its survey needs, which has one value of each for all that it goes over."""
+        return _names(self.survey) if self.survey else ()
+
+    def varies(self, param: Param) -> Literal["always", "scope: tensor", "never"]:
+        """Whether a recipe may give the parameter another value in each tensor, by gradients and filters."""
+        if param.name == "scope":
+            return "never"
+        if param.name not in self.surveyed or self.params["scope"].choices == ("tensor",):
+            return "always"
+        return "scope: tensor" if "tensor" in self.params["scope"].choices else "never"
+
+    def unit(self, row: int) -> int:
+        """The number of entries that it must see together: a row of that length if it asks for `row`, else one."""
+        return row if "row" in _names(self.function) else 1
+
+    @property
+    def outcomes(self) -> tuple[Any, ...]:
+        """What its function may give; nothing of this kind where it makes adapters alone."""
+        annotation = _annotation(self.function, "return") if self.ranks is None else ()
+        return get_args(annotation) or (annotation,)
+
+    def taking(self, count: int) -> int:
+        """The number of experts nearest to `count` that it takes."""
+        least, most = self.experts
+        return max(least, count if most is None else min(count, most))
+
+    def miscounted(self, count: int) -> str:
+        """What is wrong with that number of experts, in words without a full stop; empty when nothing is."""
+        wanted = self.taking(count)
+        if wanted == count:
+            return ""
+        bound = "" if self.experts[0] == self.experts[1] else "at least " if wanted > count else "at most "
+        return f"{self.title} takes {bound}{wanted} expert{'s' if wanted > 1 else ''}, not {count}"
 
     def checked(self, values: dict[str, Any]) -> dict[str, Any]:
         """All parameters that are not per expert, by name, each within its range; MergeError names what is wrong."""
@@ -143,23 +157,24 @@ class Method:
 
     def look(self, groups: Groups, values: dict[str, Any]) -> Any:
         """What the method's survey says of these groups, or None when it has no survey."""
-        return self.survey(groups, **_accepted(self.survey, values)) if self.survey else None
+        return self.survey(groups, **accepted(self.survey, values)) if self.survey else None
 
     def outcome(self, group: Group, survey: Any, values: dict[str, Any]) -> Outcome:
         """How one tensor, or a run of its entries, is merged."""
-        names = ("base", "experts", "matrix", "factored")  # what is not asked for is not made
-        asked = {name: getattr(group, name) for name in names if name in _names(self.function)}
-        return self.function(**asked, **_accepted(self.function, {**values, "survey": survey}))
+        asked = {name: getattr(group, name) for name in ASKED if name in _names(self.function)}  # the others: not made
+        return self.function(**asked, **accepted(self.function, {**values, "survey": survey}))
 
 
 METHODS: dict[str, Method] = {}
+ADAPTERS: dict[str, Method] = {}  # those that make adapters of adapters: see `adapter_method`
 
 
 def find_method(name: str) -> Method:
     """The registered method of that name; MergeError suggests the nearest one."""
-    if name not in METHODS:
-        raise MergeError(f"There is no method `{name}`. {nearest(name, list(METHODS))}")
-    return METHODS[name]
+    known = METHODS | ADAPTERS
+    if name not in known:
+        raise MergeError(f"There is no method `{name}`. {nearest(name, list(known))}")
+    return known[name]
 
 
 def method(
@@ -167,26 +182,47 @@ def method(
     title: str,
     paper: str,
     formula: str,
+    where: str = "",
+    use: str,
+    differs: str = "",
     name: str = "",
     survey: Callable[..., Any] | None = None,
     fused: Fused | None = None,
     scope: Literal["model", "tensor"] = "model",
+    scopes: tuple[str, ...] = SCOPES,
+    experts: tuple[int, int | None] = (1, None),
 ) -> Callable[[Callable[..., Outcome]], Callable[..., Outcome]]:
     """Register a merge function; its keyword arguments, and its survey's, become the method's parameters.
 
     A method with a survey also has the parameter `scope`, which the engine acts on: the survey is handed the whole
-    model, or one tensor at a time. `scope` here is its default. `fused` makes a kernel that does the same in one go.
+    model, or one tensor at a time. `scope` here is its default, where `scopes` leave a choice. `where` says what the
+    symbols of the formula mean, `use` when to take the method, `differs` how it is not what its authors released.
+    `fused` makes a kernel that does the same in one go. `experts` says how many it takes, at least and at most. A
+    function is handed what it asks for by name: `base`, `experts`, `survey`, whether the tensor is a `matrix`; one that
+    asks for the length of a `row` gets whole rows, and one that asks for the `generator` draws at random.
     """
 
     def register(function: Callable[..., Outcome]) -> Callable[..., Outcome]:
-        params = {**(_params(survey) if survey else {}), **_params(function)}
-        if survey:
-            params["scope"] = _param("scope", Scope, scope)
         key = name or function.__name__
-        METHODS[key] = Method(key, title, paper, formula, function, survey, fused, params)
+        params = params_of(function, survey, scope, scopes)
+        METHODS[key] = Method(key, title, paper, formula, where, use, differs, function, survey, fused, params, experts)
         return function
 
     return register
+
+
+def params_of(
+    function: Callable[..., Any],
+    survey: Callable[..., Any] | None,
+    scope: Literal["model", "tensor"],
+    scopes: tuple[str, ...] = SCOPES,
+) -> dict[str, Param]:
+    """The parameters that a function's keyword arguments are, and its survey's."""
+    params = {**(_params(survey) if survey else {}), **_params(function)}
+    if not survey:
+        return params
+    first = scope if scope in scopes else scopes[0]
+    return params | {"scope": replace(_param("scope", Scope, first), choices=scopes)}
 
 
 def _params(function: Callable[..., Any]) -> dict[str, Param]:
@@ -216,5 +252,6 @@ def _names(function: Callable[..., Any]) -> tuple[str, ...]:
     return tuple(inspect.signature(function).parameters)
 
 
-def _accepted(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
+def accepted(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Those of the values that a function takes."""
     return {name: values[name] for name in _names(function) if name in values}

@@ -8,7 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import xxhash
@@ -34,16 +34,22 @@ def shards(entries: list[Entry], limit: int) -> Iterator[list[Entry]]:
 
 
 def lay_out(
-    folder: Path, entries: list[Entry], limit: int, metadata: dict[str, str], again: bool = False
+    folder: Path,
+    entries: list[Entry],
+    limit: int,
+    metadata: dict[str, str],
+    again: bool = False,
+    stem: str = "model",
 ) -> dict[str, Entry]:
     """Create the safetensors files that will hold these tensors, with headers and no data; and where each goes.
 
     `again` takes files that are there already for those of an earlier run of the same plan, and keeps what they hold.
+    The files are named by `stem`.
     """
     files = list(shards(entries, limit))
     placed: dict[str, Entry] = {}
     for number, shard in enumerate(files, 1):
-        name = "model.safetensors" if len(files) == 1 else f"model-{number:05}-of-{len(files):05}.safetensors"
+        name = f"{stem}.safetensors" if len(files) == 1 else f"{stem}-{number:05}-of-{len(files):05}.safetensors"
         placed |= _lay_out_file(folder / name, shard, metadata, again)
     if len(files) > 1:
         index = {
@@ -80,6 +86,27 @@ def _reserve(number: int, size: int) -> None:
                 raise
 
 
+class Sink(Protocol):
+    """Where the tensors of a result go, piece by piece, from any thread."""
+
+    placed: dict[str, Entry]
+
+    def place(self, entry: Entry, start: int) -> tuple[int, int] | None:
+        """The open file, and the offset in it, of a tensor's entry number `start`; None where there is no file."""
+
+    def note(self, entry: Entry, start: int, values: Any) -> None:
+        """Learn of tiles that were put at their place in the file."""
+
+    def write(self, entry: Entry, start: int, tile: Any) -> None:
+        """Put a tile of a tensor, laid flat, at its place, from entry number `start` on."""
+
+    def complete(self, name: str, entries: int) -> bool:
+        """Note that so many entries of a tensor were written; whether that was the last of it."""
+
+    def checksum(self, name: str) -> str:
+        """Of a tensor that is complete; empty where none is taken."""
+
+
 class Output:
     """The tensors of a result as they are filled, by any thread, with a checksum of each."""
 
@@ -88,6 +115,7 @@ class Output:
         self.left = {name: entry.size for name, entry in placed.items()}
         self.digests = {name: np.zeros(tiles(entry.size), np.uint64) for name, entry in placed.items()}
         self.numbers = {file: os.open(file, os.O_RDWR | getattr(os, "O_BINARY", 0)) for file in _files(placed)}
+        self.ragged: set[str] = set()  # tensors of other tiles, as whole rows: their digests are taken from the file
         self.lock = threading.Lock()
 
     def place(self, entry: Entry, start: int) -> tuple[int, int]:
@@ -108,7 +136,10 @@ class Output:
                 done += os.pwrite(number, tile.data.cast("B")[done:], offset + done)
         else:
             self._seek_and_write(number, tile, offset)
-        self.digests[entry.name][start // TILE] = xxhash.xxh3_64_intdigest(tile)
+        if start % TILE or tile.nbytes > TILE * SIZES[entry.dtype]:
+            self.ragged.add(entry.name)
+        else:
+            self.digests[entry.name][start // TILE] = xxhash.xxh3_64_intdigest(tile)
 
     def _seek_and_write(self, number: int, tile: Any, offset: int) -> None:
         with self.lock:
@@ -124,7 +155,8 @@ class Output:
             return self.left[name] == 0
 
     def checksum(self, name: str) -> str:
-        return checksum(self.digests[name], self.placed[name])
+        entry = self.placed[name]
+        return stored_checksum(entry) if name in self.ragged else checksum(self.digests[name], entry)
 
     def close(self) -> None:
         for number in self.numbers.values():

@@ -25,6 +25,7 @@ class Param:
     per_expert: bool = False  # each expert has its own, with a control for each
     by_expert: bool = False  # a recipe may give each expert its own
     limits: tuple[float, float] | None = None  # what a recipe may say, where that is more than the usual range
+    counts: Literal["", "steps", "experts"] = ""  # of which there are whole numbers only
     name: str = ""
     default: Any = None
     kind: Literal["number", "switch", "choice"] = "number"
@@ -36,15 +37,32 @@ class Param:
         """The parameter's name in a recipe. `lambda` is a Python keyword, so functions say `scaling`."""
         return "lambda" if self.name == "scaling" else self.name
 
+    @property
+    def word(self) -> str:
+        """The parameter as sentences have it: by its name in a recipe."""
+        return f"`{self.key}`"
+
+    @property
+    def many(self) -> bool:
+        """Whether a recipe may give each expert another value."""
+        return self.per_expert or self.by_expert
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing to choose."""
+        return len(self.choices) == 1
+
     def checked(self, value: Any) -> Any:
         """The value as its function wants it; MergeError when it is not one of those allowed."""
         if self.kind == "switch":
             if not isinstance(value, bool):
-                raise MergeError(f"{self.label} must be true or false, but it is {value!r}.")
+                raise MergeError(f"{self.word} must be true or false, but it is {value!r}.")
             return value
         if self.kind == "choice":
             if value not in self.choices:
-                raise MergeError(f"{self.label} must be one of {', '.join(self.choices)}, but it is {value!r}.")
+                if self.settled:
+                    raise MergeError(f"{self.word} can only be `{self.choices[0]}` here, not {value!r}. Leave it out.")
+                raise MergeError(f"{self.word} must be one of {', '.join(self.choices)}, but it is {value!r}.")
             return value
         if self.optional and value in (None, ""):
             return None
@@ -54,17 +72,26 @@ class Param:
         try:
             number = float(value)
         except (TypeError, ValueError, OverflowError):
-            raise MergeError(f"{self.label} must be a number, but it is {value!r}.") from None
+            raise MergeError(f"{self.word} must be a number, but it is {value!r}.") from None
         low, high = self.limits or (self.low, self.high)
         if isinstance(value, bool) or not math.isfinite(number) or not low <= number <= high:
-            raise MergeError(f"{self.label} must be between {low:g} and {high:g}, but it is {value}.")
+            raise MergeError(f"{self.word} must be between {low:g} and {high:g}, but it is {value}.")
+        if self.counts and not number.is_integer():
+            raise MergeError(f"{self.word} counts {self.counts}, so it must be a whole number, but it is {value}.")
         return number
+
+
+def close(word: str, known: list[str]) -> str:
+    """A question that suggests the known word closest to a mistyped one, after a space; empty where none is close."""
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" Did you mean `{found[0]}`?" if found else ""
 
 
 def nearest(word: str, known: list[str]) -> str:
     """A question that suggests the known word closest to a mistyped one, or lists them all."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"Did you mean `{close[0]}`?" if close else f"Known are {', '.join(known)}."
+    several = list(dict.fromkeys(known))
+    rest = f"Known are {', '.join(several)}." if len(several) > 1 else f"Only `{several[0]}` is known." if known else ""
+    return close(word, known).lstrip() or rest
 
 
 Density = Annotated[  # one number per expert
@@ -84,6 +111,7 @@ Weight = Annotated[  # one number per expert, (experts)
         "Weight", "How much this expert counts.", low=-2, high=3, step=0.05, limits=FAR, per_expert=True, default=1.0
     ),
 ]
+Normalize = Annotated[bool, Param("Normalize", "Divide by the sum of the weights, so that the step is an average.")]
 Scope = Annotated[
     Literal["model", "tensor"],
     Param("Scope", "Take norms, ranks and thresholds over the whole model, or over each tensor on its own."),

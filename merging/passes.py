@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from merging.collected import Collected, of_tensor
 from merging.errors import MergeError
 from merging.groups import FEW, Group, Groups
+from merging.header import Entry
 from merging.lazy import torch
-from merging.method import Method
+from merging.method import Method, Outcome
 from merging.plan import Plan
 from merging.settings import Settings, depths
 
 
 def values_of(work: Plan, settings: Settings, name: str, depth: float) -> dict[str, Any]:
     """The parameters for a tensor by argument name, of the experts that have it."""
-    values, which = settings.of(name, depth), work.merged[name]
+    return of_those(settings, settings.of(name, depth), work.merged[name])
+
+
+def of_those(settings: Settings, values: dict[str, Any], which: Sequence[int]) -> dict[str, Any]:
+    """The values that settings have for a tensor, as the method wants them, of the experts that have it."""
+    values = dict(values)
     for param in settings.method.params.values():
         if param.per_expert or param.by_expert:
             values[param.name] = [values[param.name][index] for index in which]
@@ -27,13 +34,34 @@ def tensorwise(settings: Settings) -> bool:
     return settings.method.survey is not None and settings.fixed.get("scope") == "tensor"
 
 
+def largest_unit(work: Plan, settings: Settings | None) -> int:
+    """The largest number of entries that the method must see together."""
+    return max(settings.method.unit(work.base.entries[name].row) for name in work.merged) if settings else 1
+
+
 def passes(method: Method, values: dict[str, Any], few: bool) -> int:
     """How often the method's survey goes over entries that are few, or many, where all goes well.
 
     Raises MergeError when the method has something against its values.
     """
+    return _tried(method, values, few)[0]
+
+
+def outcome_of(work: Plan, settings: Settings, name: str, depth: float) -> Outcome:
+    """What the method makes of a tiny tensor in the place of this one: of the same kind, with other numbers."""
+    known, like = of_tensor(work, name), work.base.entries[name]
+    return _tried(settings.method, values_of(work, settings, name, depth), True, like, known)[1]
+
+
+def _tried(
+    method: Method, values: dict[str, Any], few: bool, like: Entry | None = None, known: Collected | None = None
+) -> tuple[int, Outcome]:
+    """How often the survey goes over a tensor, and what comes out for two numbers in its place."""
     count, experts = 0, len(values["weight"])
-    group = Group("", torch.zeros(2), torch.arange(2.0 * experts).reshape(experts, 2)).weighed(values["weight"])
+    numbers = torch.arange(2.0 * experts).reshape(experts, 2)
+    group = Group(like.name if like else "", torch.zeros(2), numbers).weighed(values["weight"])
+    group.axes, group.based, group.collected = like.shape if like else (2,), method.takes_base, known
+    group.unit = method.unit(group.row)
 
     def read(piece: Group) -> Iterator[Group]:
         nonlocal count
@@ -42,8 +70,8 @@ def passes(method: Method, values: dict[str, Any], few: bool) -> int:
 
     groups = Groups([group], read, [group.size] * experts)
     groups.few = few
-    method.outcome(group, method.look(groups, values), values)
-    return count
+    outcome = method.outcome(group, method.look(groups, values), values)
+    return count, outcome
 
 
 def all_passes(work: Plan, settings: Settings) -> dict[str, int]:
@@ -59,14 +87,19 @@ def all_passes(work: Plan, settings: Settings) -> dict[str, int]:
 
 def objections(work: Plan, settings: Settings) -> Iterator[str]:
     """What the method has against its values, for the tensors where they may be others."""
-    depth = depths(work.merged)
-    if settings.constant or settings.method.survey:
-        names = list({which: name for name, which in work.merged.items()}.values())
-    else:
-        names = list(work.merged)
-    for name in names:
+    method, depth = settings.method, depths(work.merged)
+    for name, which in work.merged.items():
+        if words := method.miscounted(len(which)):
+            yield f"`{name}`: {words}, and no more have this tensor. Choose another method."
+            return
+    tried = set()
+    for name, which in work.merged.items():
+        known = f"{which} {settings.of(name, depth[name])}"
+        if known in tried:
+            continue
+        tried.add(known)
         try:
-            passes(settings.method, values_of(work, settings, name, depth[name]), few=True)
+            passes(method, values_of(work, settings, name, depth[name]), few=True)
         except MergeError as error:
             yield str(error) if settings.constant else f"`{name}`: {error}"
             return

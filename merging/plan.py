@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from merging.checkpoint import Checkpoint
 from merging.donor import vocabulary_of
 from merging.errors import MergeError
-from merging.fit import HEAD, misfit, mismatch, ties
+from merging.fit import ADD, HEAD, misfit, mismatch, ties
 from merging.header import Entry
 from merging.matching import matched
 from merging.places import in_order
@@ -29,6 +29,7 @@ class Plan:
     dropped: dict[str, str]  # and why
     warnings: tuple[str, ...]
     vocabulary: Vocabulary
+    collected: tuple[Checkpoint, ...] = ()  # statistics of each expert, where the method asks for them
 
     @property
     def written(self) -> list[Entry]:
@@ -96,7 +97,7 @@ def _fitting(base: Checkpoint, experts: list[Checkpoint], tied: bool) -> None:
     bad = []
     for expert in experts:
         if problem := mismatch(base, expert, tied):
-            bad.append(f"{expert.name}: {problem} Remove this expert.")
+            bad.append(f"{expert.name}: {problem}{'' if problem.endswith(ADD) else ' Remove this expert.'}")
         elif problem := unmatched(base, expert):
             bad.append(f"{expert.name}: {problem}")
     if bad:

@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from merging.adapter import open_base, open_expert
-from merging.checkpoint import Checkpoint, open_checkpoint
-from merging.companions import extended
+from merging.changes_preflight import check_changes
+from merging.checkpoint import Checkpoint, open_checkpoint, told_apart
+from merging.collected import FISHER, INPUTS, lacking, open_collected
+from merging.companions import bytes_beside, extended
 from merging.devices import unequipped
 from merging.errors import MergeError
-from merging.factored import obstacle
+from merging.factored import unaveraged
+from merging.findings import BY_ROWS, PROGRAM, QUICK, SLOW, inside, repeated, tried, untimed
+from merging.findings import MEMORY as MEMORY
+from merging.findings import Preflight as Preflight
 from merging.header import SIZES, STORED_AS
 from merging.limits import crowded
+from merging.method import Method
 from merging.output import SHARD
-from merging.passes import all_passes, objections
+from merging.passes import all_passes, largest_unit, objections
 from merging.plan import Plan, plan
 from merging.publish import target
-from merging.settings import depths
 from merging.stream import fitting, memory_of
+from merging.whole import cramped, seconds, shared, whole_tensors
+from merging.workplace import finished
 
 if TYPE_CHECKING:
     from merging.recipe import Recipe
     from merging.settings import Settings
-
-MEMORY = 1_000_000_000  # bytes a merge may work in when nothing else is asked for, beside the program itself
-PROGRAM = 300_000_000  # bytes of Python, torch and the compiled kernels
-QUICK, SLOW = 1_500_000_000, 500_000_000  # bytes a second that a worker gets through: by coefficients, entry by entry
-
-
-@dataclass(frozen=True)
-class Preflight:
-    """What a merge would do and need, and what is in its way; it can start when there are no problems."""
-
-    problems: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
-    fates: dict[str, str] = field(default_factory=dict)
-    plan: Plan | None = None  # where the models could be opened and fit each other
-    bytes_in: int = 0
-    bytes_out: int = 0
-    memory: int = 0  # bytes that the merge will use at most, about
-    seconds: float = 0.0  # that it will take, about
 
 
 def check(
@@ -54,41 +44,39 @@ def check(
 ) -> Preflight:
     """Look at the recipe, the models' headers, the folder and the disk; what is wrong is told, and never raised."""
     problems = [*recipe.problems(), *unequipped(workers, device)]
+    if recipe.makes == "adapter":
+        return check_changes(recipe, problems, out, memory or MEMORY, workers, device)
     settings = recipe.settings() if not recipe.problems() else None
     work = _planned(recipe, problems)
     if settings and work:
         problems += settings.check(work.merged)
+    if settings and work and settings.method.collects:
+        work = _collected(recipe, work, settings.method, problems)
     written = bytes_out(work, recipe.out_dtype) if work else 0
     if work and (words := crowded(work, 1 + written // SHARD)):
         problems.append(words)
     if out is not None:
-        _tried(problems, target, out, written)
+        tried(problems, target, out, written + (bytes_beside(work) if work else 0))
+        problems += inside(out, recipe)
     if work is None:
         return Preflight(tuple(dict.fromkeys(problems)), recipe.warnings)
     if settings and not problems:
-        problems += [*objections(work, settings), *_unaveraged(work, settings)]
-    _tried(problems, fitting, memory or MEMORY, 1, 1 + len(work.experts))
+        problems += [*objections(work, settings), *unaveraged(work, settings)]
+    if settings:
+        each = memory_of(work, settings.method.entrywise, largest_unit(work, settings))
+        tried(problems, fitting, memory or MEMORY, 1, each)
+        problems += cramped(work, whole_tensors(work, settings), memory or MEMORY, each) if not problems else []
     unused = settings.unmatched(work.merged) if settings else []
     return Preflight(
         tuple(dict.fromkeys(problems)),
-        (*recipe.warnings, *unused, *work.warnings),
+        (*recipe.warnings, *repeated(recipe, work, not settings or settings.with_base), *unused, *work.warnings),
         work.fates,
         work,
-        bytes_in(work),
+        bytes_in(work, with_base=not settings or settings.with_base),
         written,
-        *estimate(work, settings, workers, memory),
+        *(estimate(work, settings, workers, memory) if not problems else (0, untimed)),
+        kept=finished(out) if out is not None else 0,
     )
-
-
-def _tried(problems: list[str], step: Any, *given: Any) -> Any:
-    """What the step gives, or None where it has something to say; each line of that is a problem."""
-    try:
-        return step(*given)
-    except MergeError as error:
-        problems += str(error).splitlines()
-    except OSError as error:
-        problems.append(f"{error.filename or given[0]} could not be read ({error.strerror}). Check it.")
-    return None
 
 
 def _planned(recipe: Recipe, problems: list[str]) -> Plan | None:
@@ -96,14 +84,15 @@ def _planned(recipe: Recipe, problems: list[str]) -> Plan | None:
     paths = [path for path in (recipe.base, *recipe.experts) if path is not None]
     if not paths:
         return None
-    base: Checkpoint | None = _tried(problems, open_base, paths[0])
+    base: Checkpoint | None = tried(problems, open_base, paths[0])
     if base is None:  # the others are looked at all the same
         for path in dict.fromkeys(paths[1:]):
-            _tried(problems, open_checkpoint, path)
+            tried(problems, open_checkpoint, path)
         return None
-    experts = [_tried(problems, open_expert, path, base) for path in recipe.experts]
+    experts = [tried(problems, open_expert, path, base) for path in recipe.experts]
     fitting = [expert for expert in experts if expert is not None]
-    work = _tried(problems, _plan, base, fitting, recipe) if fitting else None
+    base, *fitting = told_apart([base, *fitting])
+    work = tried(problems, _plan, base, fitting, recipe) if fitting else None
     return work if len(fitting) == len(experts) else None
 
 
@@ -114,19 +103,20 @@ def _plan(base: Checkpoint, experts: list[Checkpoint], recipe: Recipe) -> Plan:
     return work
 
 
-def _unaveraged(work: Plan, settings: Settings) -> list[str]:
-    """Why FroM cannot average adapters' factors where it is asked to."""
-    if "lora" not in settings.method.params:
-        return []
-    depth, asked = depths(work.merged), dict[str, list[str]]()
-    for name in work.merged:
-        asked.setdefault(settings.of(name, depth[name])["lora"], []).append(name)
-    return [words for reading in asked if reading != "product" and (words := obstacle(work, reading, asked[reading]))]
+def _collected(recipe: Recipe, work: Plan, method: Method, problems: list[str]) -> Plan:
+    """The plan with the statistics of its experts; what is lacking is noted."""
+    told = zip(recipe.experts, work.experts, strict=True)
+    found = [tried(problems, open_collected, path, expert, recipe.base, method.title) for path, expert in told]
+    if None in found:
+        return work
+    work = replace(work, collected=tuple(found))
+    problems += lacking(work, method.title, FISHER if method.collects == "information" else INPUTS)
+    return work
 
 
-def bytes_in(work: Plan) -> int:
+def bytes_in(work: Plan, with_base: bool = True) -> int:
     """The bytes of all models that one pass reads; an adapter's are those of its base and its own."""
-    names = {*work.merged, *work.copied}
+    names = {*work.merged, *work.copied} if with_base else {*work.copied}
     base = sum(work.base.entries[name].bytes for name in names)
     merged = sum(work.experts[index].entries[name].bytes for name, has in work.merged.items() for index in has)
     return base + merged + sum(work.experts[index].entries[name].bytes for name, index in work.kept.items())
@@ -140,14 +130,27 @@ def bytes_out(work: Plan, out_dtype: str = "") -> int:
 
 def estimate(
     work: Plan, settings: Settings | None, workers: int | None = None, memory: int | None = None
-) -> tuple[int, float]:
-    """About how many bytes of memory a merge will have, and how many seconds it will take once the files are cached."""
-    models = 1 + len(work.experts)
+) -> tuple[int, Callable[[], float]]:
+    """About how many bytes of memory a merge will have, and what works out the seconds that it will take.
+
+    That is once the files are cached.
+    """
+    models, entrywise, memory = 1 + len(work.experts), bool(settings and settings.method.entrywise), memory or MEMORY
+    unit = largest_unit(work, settings)
+    each = memory_of(work, entrywise, unit)
     try:
-        threads = fitting(memory or MEMORY, workers or os.cpu_count() or 1, models)
+        threads = fitting(memory, workers or os.cpu_count() or 1, each)
         visits = all_passes(work, settings) if settings else {}
+        whole = whole_tensors(work, settings) if settings else {}
     except MergeError:  # it is among the problems
-        return 0, 0.0
+        return 0, untimed
     read = sum(work.base.entries[name].bytes * models * (1 + visits.get(name, 0)) for name in work.merged)
-    speed = SLOW if settings and settings.method.entrywise else QUICK
-    return PROGRAM + memory_of(threads, models), (read + work.bytes) / (speed * threads)
+    read += sum(file.bytes for file in work.collected)
+    speed = BY_ROWS if unit > 1 else SLOW if entrywise else QUICK
+    time, taken = (read + work.bytes) / (speed * threads), threads * each
+    if not settings or not whole:
+        return PROGRAM + taken, lambda: time
+    threads = shared(memory, threads, each, whole)
+    room = memory - threads * each
+    taken = max(taken, threads * each + min(room, sum([*whole.values()][:threads])))
+    return PROGRAM + taken, lambda: time + seconds(work, settings, whole, threads, room)

@@ -28,7 +28,9 @@ def target(out: str | Path, size: int) -> Path:
         if place.is_mount():
             raise MergeError(f"{out} is a disk of its own. Choose a folder on it.")
         parent = next(folder for folder in place.parents if folder.exists())
-        if not parent.is_dir() or not os.access(parent, os.W_OK):
+        if not parent.is_dir():
+            raise MergeError(f"{parent} is a file. Choose another output folder.")
+        if not os.access(parent, os.W_OK):
             raise MergeError(f"{parent} cannot be written to. Choose another output folder.")
         free = shutil.disk_usage(parent).free + _reserved(beside(place))
     except (OSError, RuntimeError, ValueError) as error:  # too long, `~name` of nobody, a NUL, no right to look

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from merging.errors import MergeError
 from merging.header import FP8, OTHERS
+from merging.hub import HUB_NAME
 
 if TYPE_CHECKING:
     from merging.checkpoint import Checkpoint
@@ -54,7 +55,6 @@ NAMES = {
     "spqr": "SpQR",
     "bitnet": "BitNet",
 }
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 CARD_LIMIT = 1 << 20
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 BINS = 1 << 21  # of an interval at most
 NOWHERE = (1 << 32) - 1  # the first code of an interval that costs nothing to look in
+WIDE = 1 << 12  # bins that are looked at together
 COARSE = 1 << 16  # bins to begin with where there is no sample
 SAMPLED, RUN = 1000, 1024  # runs of entries that are sampled of a large model, and how many each has
 SPARSE, LEAST = 32, 64  # at least one in so many entries of a smaller one, and so many runs
@@ -50,6 +51,8 @@ def order_statistics(groups: Groups, values: Values, ranks: Ranks, count: Count 
     group in one go, where kernels can be used: it is called with the group, and what `kernels.ranks.tally` is told.
     """
     wanted = np.array([ranks(size, expert) for expert, size in enumerate(groups.sizes)])
+    if groups.one is not None:
+        return values(groups.one).sort(1).values.gather(1, torch.from_numpy(wanted))
     if groups.few:
         return _sorted(groups, values, wanted)
     intervals = _guess(groups, values, wanted)
@@ -63,7 +66,19 @@ def order_statistics(groups: Groups, values: Values, ranks: Ranks, count: Count 
             if codes[place] < 0:
                 rank, entries = int(wanted[place]), groups.sizes[place[0]]
                 codes[place] = intervals.narrowed(tally, place, int(begins[place]), rank, entries)
+        del tally  # before there is another one
     return _from_codes(torch.from_numpy(codes))
+
+
+def nth_largest(groups: Groups, values: Values, number: Tensor) -> Tensor:
+    """The value of all groups that so many are not less than, (); infinity for none. `values` are (1, entries)."""
+    if groups.one is not None:
+        ranked = values(groups.one)[0].sort(descending=True).values
+        return torch.where(number > 0, ranked.gather(0, (number - 1).clamp(min=0)[None])[0], torch.inf)
+    count = int(number)
+    if count == 0:
+        return torch.tensor(torch.inf)
+    return order_statistics(groups.together, values, lambda entries, _: [entries - count])[0, 0]
 
 
 def _sorted(groups: Groups, values: Values, wanted: Bits) -> Tensor:
@@ -134,23 +149,38 @@ class Intervals:
             return -1
         if rank < below + at_first:
             return first
-        ends = below + at_first + tally.counts[begin : begin + int(self.bins[place])].cumsum(dtype=np.int64)
-        if rank < ends[-1]:
-            number = int(np.searchsorted(ends, rank, side="right"))
+        number, left = _bin_of(tally.counts[begin : begin + int(self.bins[place])], rank - below - at_first)
+        if number >= 0:
             code = int(self.start[place]) + (number << bits)
             if not bits or not tally.mixed[begin + number]:
                 return code
             self.set(place, code, min(code + (1 << bits) - 1, NOWHERE))
-        elif rank < ends[-1] + at_last:
+        elif left < at_last:
             return last
         else:
             self.set(place, last + 1, NOWHERE)
         return -1
 
 
+def _bin_of(counts: Bits, rank: int) -> tuple[int, int]:
+    """The bin of a rank, which is counted from that of the first bin's first; -1, and what is left, if beyond all."""
+    ends = np.add.reduceat(counts, range(0, len(counts), WIDE), dtype=np.int64).cumsum()
+    wide = int(np.searchsorted(ends, rank, side="right"))
+    if wide == len(ends):
+        return -1, rank - int(ends[-1])
+    before = int(ends[wide - 1]) if wide else 0
+    within = counts[wide * WIDE :][:WIDE].cumsum(dtype=np.int64)
+    return wide * WIDE + int(np.searchsorted(within, rank - before, side="right")), 0
+
+
+def counter(entries: int) -> np.dtype[Any]:
+    """What counts so many entries, so that no bin can overflow."""
+    return np.dtype(np.uint32 if entries < 1 << 32 else np.int64)
+
+
 def _pass(groups: Groups, values: Values, count: Count | None, intervals: Intervals) -> Tally:
     experts, begins = len(intervals.first), intervals.begins
-    dtype = np.uint32 if max(groups.sizes) < 1 << 32 else np.int64  # so that no bin overflows
+    dtype = counter(max(groups.sizes))
 
     def begin() -> Tally:
         edges = np.full(experts, 0xFFFFFFFF, np.uint32), np.zeros(experts, np.uint32)

@@ -8,14 +8,14 @@ from typing import Any
 from merging import mergekit
 from merging.document import found, parsed
 from merging.errors import MergeError
-from merging.method import METHODS
-from merging.notes import Notes
+from merging.method import ADAPTERS, METHODS
+from merging.notes import Notes, kind
 from merging.references import DONORS, donor, under
-from merging.rules import folded, misshapen
+from merging.rules import folded, hidden, misshapen
 from merging.writing import FORMAT
 
 KEYS = ["mergescope", "merge_method", "base_model", "models", "parameters", "seed", "dtype", "out_dtype"]
-KEYS += ["tokenizer_source", "tokenizer", "chat_template", "extra_tensors"]
+KEYS += ["tokenizer_source", "tokenizer", "chat_template", "extra_tensors", "result", "rank"]
 DTYPES = ["float32", "float16", "bfloat16"]
 UNREAD = Path("?")  # stands for a path that could not be read, until all that is wrong is said
 
@@ -24,44 +24,69 @@ def read(source: str | Path, notes: Notes) -> dict[str, Any]:
     """The fields of the Recipe that stands in a file, a merged folder or weights file, or a text."""
     text, folder = found(source)
     content = parsed(text)
+    if content is None and text.strip("\n ") == "":
+        raise MergeError("The recipe is empty. Write at least `merge_method` and `models` into it.")
     if not isinstance(content, dict):
         hint = "Correct the recipe." if "\n" in text else "If it is meant to be a file, its name ends in .yaml."
-        raise MergeError(f"The recipe must be keys with values, but it is {type(content).__name__}. {hint}")
+        raise MergeError(f"The recipe must be keys with values, but it is {kind(content)}. {hint}")
     if mergekit.wrote(content):
+        notes.hints.append(f"It was read as a recipe of mergekit's.{mergekit.OURS_INSTEAD}")
         content, folder = mergekit.translated(content, folder, notes), Path()
+    else:
+        _look(content, notes)
     return _fields(content, folder, notes)
+
+
+def _look(content: dict[Any, Any], notes: Notes) -> None:
+    """A warning for each filter, as it is written, that never applies."""
+    models = content.get("models")
+    for owner in (content, *(models if isinstance(models, list) else [])):
+        told = owner.get("parameters") if isinstance(owner, dict) else None
+        for key, value in told.items() if isinstance(told, dict) else ():
+            notes.warnings += hidden(f"`{key}`", value)
 
 
 def _fields(content: dict[Any, Any], folder: Path, notes: Notes) -> dict[str, Any]:
     """The fields that a recipe in our format stands for; what is left out, or empty, has the Recipe's default."""
-    notes.only(KEYS, content, "A recipe")
     form = content.get("mergescope")
     if form is None:
         notes.warnings.append("mergekit has no such method, so this is read as our recipe. Add `mergescope: 1` to it.")
     elif form != FORMAT or isinstance(form, bool):
         notes.problems.append(f"The recipe is of format {form}, and only {FORMAT} is known. Update Mergescope.")
     method, base = notes.text(content, "merge_method"), content.get("base_model")
-    shared = dict(notes.mapping(content.get("parameters"), "`parameters`"))
-    weight = shared.pop("weight", None) if method in METHODS and "weight" in METHODS[method].params else None
+    known = METHODS | ADAPTERS
+    params = [param.key for param in known[method].params.values()] if method in known else []
+    notes.only(KEYS, content, "A recipe", params, "parameters")
+    shared = _inside(content, params, notes)
+    weight = shared.pop("weight", None) if "weight" in params else None
     models = notes.listed(content, "models", "expert")
-    own = tuple(dict(notes.mapping(model.get("parameters"), "`parameters`")) for model in models)
+    own = tuple(_inside(model, params, notes) for model in models)
     fields = {
         "method": method,
         "base": None if base is None else notes.tried(under, folder, base) or UNREAD,
-        "experts": tuple(_expert(model, folder, notes) for model in models),
+        "experts": tuple(_expert(model, folder, params, notes) for model in models),
         "weights": tuple(_weight(mine, weight) for mine in own),  # takes it out of `own`
         "own": own if any(own) else None,
         "values": shared,
         "dtype": _arithmetic(content.get("dtype"), notes),
         "out_dtype": _dtype(content.get("out_dtype")),
         "tokenizer_source": _donor(content, folder, notes),
-        **{key: content.get(key) for key in ("seed", "chat_template", "extra_tensors")},
+        **{key: content.get(key) for key in ("seed", "chat_template", "extra_tensors", "result", "rank")},
     }
     return {name: value for name, value in fields.items() if value is not None or name == "base"}
 
 
-def _expert(model: dict[Any, Any], folder: Path, notes: Notes) -> Path:
-    notes.only(["model", "parameters"], model, "A model")
+def _inside(owner: dict[Any, Any], params: list[str], notes: Notes) -> dict[Any, Any]:
+    """What stands under `parameters`; a problem for each key there that is the recipe's own."""
+    found = dict(notes.mapping(owner.get("parameters"), "`parameters`"))
+    for key in [key for key in found if key in KEYS and key not in params]:
+        notes.problems.append(f"`{key}` is none of the `parameters`. Write it beside `merge_method`.")
+        del found[key]
+    return found
+
+
+def _expert(model: dict[Any, Any], folder: Path, params: list[str], notes: Notes) -> Path:
+    notes.only(["model", "parameters"], model, "A model", params, "parameters")
     if model.get("model") is None:
         notes.problems.append("The recipe has no `model` for one of its `models`. Add it, as a text.")
         return UNREAD

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 from merging.errors import MergeError
+from merging.hub import HUB_NAME, downloaded
 from merging.params import nearest
 
-HUB_NAME = re.compile(r"(?!.*\.safetensors$)[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 DONORS = ("base", "union")  # what `tokenizer_source` may say beside a model's path
 KEYS = ["model", "path", "revision", "lora", "override_architecture"]
 
 
 def under(folder: Path, told: Any) -> Path:
     """The path that a recipe of ours names: a text, or a mapping with `path`."""
-    return _under(folder, _parts(told)[0])
+    path = _parts(told)[0]
+    place = _under(folder, path)
+    return place if os.path.exists(place.expanduser()) else downloaded(path) or place
 
 
 def resolved(folder: Path, told: Any, base: Path | None) -> Path:
@@ -30,7 +31,7 @@ def resolved(folder: Path, told: Any, base: Path | None) -> Path:
         path, lora = _split(folder, path)
     model = _there(folder, path)
     if not lora:
-        return model or (Path(path) if HUB_NAME.fullmatch(path) else _under(folder, path))
+        return model or downloaded(path) or (Path(path) if HUB_NAME.fullmatch(path) else _under(folder, path))
     adapter = _there(folder, lora)
     if not adapter or not base or model != base:
         raise MergeError(

@@ -62,6 +62,32 @@ def rules_of(*levels: Any) -> Rules:
     return tuple(rules)
 
 
+def hidden(word: str, value: Any) -> Iterator[str]:
+    """A sentence for each filter of a value that never applies, because one before it is for the same tensors."""
+    if not isinstance(value, list) or not filtered(value) or misshapen(word, value):  # the last is refused
+        return
+    before: list[str] = []
+    for item in value:
+        told = item.get("filter") or ""
+        told = "" if told == "*" else told
+        wider = next((other for other in before if other in told), None)
+        if wider is not None:
+            what = f"The filter `{told}`" if told else "A second value without a filter"
+            first = f"the filter `{wider}`" if wider else "one without a filter, which is for all tensors,"
+            how = "Put it in front of that" if told else "Leave one of them out"
+            yield f"{what} of {word} never applies, because {first} stands before it. {how}."
+        before.append(told)
+
+
+def value_of(rules: Rules) -> Any:
+    """The value that these rules are, as `rules_of` reads it: a number or word, a gradient, or filters."""
+    values = [rule.anchors[0] if len(rule.anchors) == 1 else list(rule.anchors) for rule in rules]
+    if len(rules) == 1 and not rules[0].filter:
+        return values[0]
+    words = [{"filter": rule.filter} if rule.filter else {} for rule in rules]
+    return [{**word, "value": value} for word, value in zip(words, values, strict=True)]
+
+
 def filtered(value: Any) -> bool:
     """Whether a value is filters: one of them, or a list."""
     return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict) for item in value))
@@ -103,7 +129,7 @@ def leaves(value: Any) -> Iterator[Any]:
 
 def misfits(param: Param, value: Any, owner: str = "") -> list[str]:
     """Everything that is wrong with a value of a parameter, in sentences; `owner` is the expert that it is for."""
-    label = f"{param.label} of expert `{owner}`" if owner else param.label
+    label = f"{param.word} of expert `{owner}`" if owner else param.word
     if problem := misshapen(label, value):
         return [problem]
     problems = []
@@ -111,7 +137,7 @@ def misfits(param: Param, value: Any, owner: str = "") -> list[str]:
         try:
             param.checked(leaf)
         except MergeError as error:
-            problems.append(str(error).replace(param.label, label, 1))
+            problems.append(str(error).replace(param.word, label, 1))
     return problems
 
 

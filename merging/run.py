@@ -10,18 +10,21 @@ import numpy as np
 
 from merging import kernels
 from merging.checkpoint import Checkpoint
-from merging.crew import Crew
+from merging.crew import Crew, breathe
 from merging.errors import MergeError
 from merging.groups import TILE
 from merging.header import Entry, dtype_of
 from merging.lazy import torch
-from merging.output import Output, stored_checksum
+from merging.method import Whole
+from merging.output import Sink, stored_checksum
 from merging.passes import all_passes, tensorwise, values_of
 from merging.plan import Plan
 from merging.progress import Clock, Progress, Step
 from merging.ranking import NotFiniteError
 from merging.settings import Settings, depths
 from merging.stream import Span, Stream, spans
+from merging.whole import Room, made_whole
+from merging.words import oddity
 from merging.workplace import Workplace
 from merging.writer import WeightedSum, Writer, writer
 
@@ -37,14 +40,20 @@ class Run:
         settings: Settings,
         team: Crew,
         device: str,
-        output: Output,
+        output: Sink,
         made_in: Workplace,
+        whole: dict[str, int],
+        room: Room,
         on_step: Callable[[Step], None] | None,
     ) -> None:
         self.work, self.settings, self.method, self.crew = work, settings, settings.method, team
         self.output, self.made_in = output, made_in
+        self.whole, self.room = whole, room  # the bytes that whole tensors take, and those that there are
+        self.notes: dict[str, str] = {}  # what is odd about how a tensor was merged
+        self.kept = 0  # tensors that an earlier run had finished
         self.tensorwise = tensorwise(settings)
-        self.stream = Stream(work, team, with_base=self.method.needs_base, tensorwise=self.tensorwise, device=device)
+        self.stream = Stream(work, team, with_base=settings.with_base, tensorwise=self.tensorwise, device=device)
+        self.stream.unit, self.stream.seed = self.method.unit, settings.seed
         self.depths, self.known = depths(work.merged), dict[Any, dict[str, Any]]()
         self.stream.weights = {name: self._values(name)["weight"] for name in work.merged}
         self.progress = Progress(work, all_passes(work, settings), on_step)
@@ -72,16 +81,19 @@ class Run:
     def all(self, clock: Clock) -> None:
         """Copy what is copied, survey, and merge, but for what an earlier run has finished."""
         intact = self._intact()
+        self.kept = len(intact)
         left = [name for name in self.output.placed if name not in intact]
         self.crew.run(self._copy, [name for name in left if name not in self.work.merged])
         clock.lap("copy")
-        names = [name for name in self.work.merged if name not in intact]
+        names = [name for name in self.work.merged if name not in intact and name not in self.whole]
         if self.tensorwise:
             self._merge_each(names)
         else:
             survey = self.method.look(self.stream.model(list(self.work.merged)), self._of_all()) if names else None
             clock.lap("survey")
             self._merge([(name, survey) for name in names], self.crew)
+        whole = {name: size for name, size in self.whole.items() if name not in intact}
+        self.crew.run(self._merge_whole, self.room.admitted(whole))
         clock.lap("merge")
 
     def _merge_each(self, names: list[str]) -> None:
@@ -107,9 +119,9 @@ class Run:
 
         def pieces() -> Iterator[tuple[Span, Writer]]:
             for name, survey in jobs:
-                average = partial(self.stream.average, name)
+                average, remark = partial(self.stream.average, name), partial(self.notes.setdefault, name)
                 self.progress.surveyed(name)
-                write = writer(self.method, survey, self._values(name), self.stream.empty(name), average)
+                write = writer(self.method, survey, self._values(name), self.stream.empty(name), average, remark)
                 yield from ((span, write) for span in self.stream.spans(name))
 
         team.run(self._merge_piece, pieces())
@@ -125,19 +137,44 @@ class Run:
             out = kernels.scratch("out", (1, tile.size), dtype)[0]
             if not write(tile, out):
                 raise NotFiniteError(span.name)
-            self.output.write(entry, tile.start, out if plain else _converted(out, entry))
+            self.output.write(entry, tile.start, out if plain else converted(out, entry))
         self._told(span)
 
     def _merge_at_once(self, span: Span, write: WeightedSum, dtype: Any) -> bool:
         """Merge a piece in one call; False where that cannot be, or something is wrong, which tile by tile will say."""
         entry, stored = self.output.placed[span.name], self.stream.in_files(span)
-        if stored is None:
+        place = self.output.place(entry, span.start)
+        if stored is None or place is None:
             return False
         out = kernels.scratch("out", (1, span.size), dtype)[0]
-        if not write.from_files(stored, out, *self.output.place(entry, span.start)):
+        if not write.from_files(stored, out, *place):
             return False
         self.output.note(entry, span.start, out)
         return True
+
+    def _merge_whole(self, name: str) -> None:
+        """Merge a tensor that must be in memory with all its entries."""
+        try:
+            breathe()
+            outcome = self.method.outcome(self.stream.empty(name), None, self._values(name))
+            assert isinstance(outcome, Whole)
+            self.progress.surveyed(name)
+            entry = self.output.placed[name]
+            merged = made_whole(outcome, self.stream, name).to(dtype_of(entry)).cpu().contiguous()
+            if not merged.isfinite().all():
+                raise NotFiniteError(name)
+            for start, tile in enumerate(merged.reshape(-1).split(TILE)):
+                self.output.write(entry, start * TILE, tile.view(torch.uint8).numpy())
+            for note in outcome.notes:
+                self.notes.setdefault(name, note)
+            self._told(Span(name, 0, entry.size))
+        finally:
+            self.room.leave(self.whole[name])
+
+    def warnings(self) -> list[str]:
+        """What was odd about the merge, in a sentence; of what an earlier run finished, too."""
+        told = self.made_in.told
+        return oddity(self.method.title, {name: told[name] for name in self.work.merged if name in told})
 
     def _copy(self, name: str) -> None:
         """A tensor that is not merged, from the base or from the expert that has it."""
@@ -155,7 +192,7 @@ class Run:
     def _told(self, span: Span) -> None:
         """A piece was written: the journal is told of every tensor that is finished."""
         if self.output.complete(span.name, span.size):
-            self.made_in.finish(span.name, self.output.checksum(span.name))
+            self.made_in.finish(span.name, self.output.checksum(span.name), self.notes.get(span.name))
 
     def blame(self, name: str) -> MergeError:
         """What to say when a number of that tensor, or of any, turned out not to be finite: which one it is."""
@@ -176,10 +213,10 @@ class Run:
             kept = self.work.kept.get(name)
             return [self.work.base if kept is None else self.work.experts[kept]]
         experts = [self.work.experts[index] for index in self.work.merged[name]]
-        return [self.work.base, *experts] if self.method.needs_base else experts
+        return [self.work.base, *experts] if self.settings.with_base else experts
 
 
-def _converted(out: Any, entry: Entry) -> Any:
+def converted(out: Any, entry: Entry) -> Any:
     """float32 in another dtype of the result; NotFiniteError when it does not fit."""
     values = torch.from_numpy(out.view(np.float32)).to(dtype_of(entry))
     if not values.isfinite().all():

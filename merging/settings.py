@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,13 @@ class Settings:
     method: Method
     experts: tuple[str, ...]  # their names, for the words
     rules: dict[str, tuple[Rules, ...]]  # by argument name
+    based: bool = True  # whether the recipe names a base
+    seed: int = 0  # of what the method draws at random
+
+    @property
+    def with_base(self) -> bool:
+        """Whether the base model's numbers enter the merge."""
+        return self.based and self.method.takes_base
 
     def of(self, name: str, t: float) -> dict[str, Any]:
         """The values for the tensor of that name at depth t, by argument name: a list where each expert has its own."""
@@ -41,7 +47,7 @@ class Settings:
                 bare = [name for name in names if value_for(rules, name, 0.0) is MISSING]
                 if bare:
                     more = f" and {len(bare) - 1} more tensors" if len(bare) > 1 else ""
-                    label = f"{self.method.params[key].label} of expert `{expert}`"
+                    label = f"{self.method.params[key].word} of expert `{expert}`"
                     problems.append(
                         f"{label} has no value for `{bare[0]}`{more}, because none of its filters matches. "
                         "End its list with a value that has no filter."
@@ -53,7 +59,7 @@ class Settings:
         names = list(names)
         filters = {rule.filter: key for key in self._moving for rules in self.rules[key] for rule in rules}
         return [
-            f"No tensor's name contains `{word}`, so that filter of {self.method.params[key].label} does nothing."
+            f"No tensor's name contains `{word}`, so that filter of {self.method.params[key].word} does nothing."
             for word, key in filters.items()
             if not any(word in name for name in names)
         ]
@@ -65,8 +71,8 @@ class Settings:
 
     @property
     def varying(self) -> list[str]:
-        """The labels of the parameters that are not the same for all tensors."""
-        return [self.method.params[key].label for key in self._moving]
+        """The parameters, as sentences have them, that are not the same for all tensors."""
+        return [self.method.params[key].word for key in self._moving]
 
     @cached_property
     def fixed(self) -> dict[str, Any]:
@@ -82,14 +88,15 @@ class Settings:
     def whole(self) -> list[str]:
         """A sentence for each parameter that varies although the method needs it for the whole model at once."""
         if "scope" in self._moving:
-            return ["Scope must be the same for all tensors. Write `model` or `tensor`."]
+            return ["`scope` must be the same for all tensors. Write `model` or `tensor`."]
         if not self.method.survey or self.fixed.get("scope") != "model":
             return []
-        taken = inspect.signature(self.method.survey).parameters
+        known = [self.method.params[key] for key in self._moving]
+        bound = [(param, self.method.varies(param)) for param in known if param.name in self.method.surveyed]
         return [
-            f"{param.label} is ranked over the whole model, so it must be one {_noun(param)}. "
-            "Set `scope: tensor` to let it vary."
-            for param in (self.method.params[key] for key in self._moving if key in taken)
+            f"{param.word} is ranked over the whole model, so it must be one {_noun(param)}."
+            + (" Set `scope: tensor` to let it vary." if free != "never" else "")
+            for param, free in bound
         ]
 
 
@@ -99,7 +106,8 @@ def many(param: Param) -> bool:
 
 
 def _noun(param: Param) -> str:
-    return "word" if param.kind == "choice" else "number for each expert" if many(param) else "number"
+    words = {"choice": "word", "switch": "switch"}
+    return words.get(param.kind, "number for each expert" if many(param) else "number")
 
 
 def settings_of(
@@ -108,6 +116,7 @@ def settings_of(
     weights: tuple[Any, ...],
     values: dict[str, Any],
     own: tuple[dict[str, Any], ...],
+    based: bool = True,
 ) -> Settings:
     """The settings that a recipe's values are, one weight and one dict of `own` for each of the experts' names.
 
@@ -122,7 +131,7 @@ def settings_of(
     if problems:
         raise MergeError("\n".join(dict.fromkeys(problems)))
     rules = {name: _rules(param, weights, values, own) for name, param in method.params.items()}
-    settings = Settings(method, experts, rules)
+    settings = Settings(method, experts, rules, based)
     if problems := settings.whole():
         raise MergeError("\n".join(problems))
     return settings
@@ -144,12 +153,18 @@ def _rules(
 def _unknown(method: Method, values: dict[str, Any], own: tuple[dict[str, Any], ...]) -> list[str]:
     shared = [param.key for param in method.params.values() if not param.per_expert]
     single = [param.key for param in method.params.values() if many(param)]
-    problems = [f"{method.title} has no parameter `{key}`. {nearest(str(key), shared)}" for key in values]
-    problems = [problem for key, problem in zip(values, problems, strict=True) if key not in shared]
+    every = [param.key for param in method.params.values()]  # a recipe may say one weight for all
+    problems = [_unknown_to(method, str(key), every) for key in values if key not in shared]
     for key in (key for mine in own for key in mine if key not in single or key == "weight"):
         known = nearest(str(key), single) if single else "It has none for single experts."
         problems.append(f"{method.title} has no parameter `{key}` for single experts. {known}")
     return problems
+
+
+def _unknown_to(method: Method, key: str, known: list[str]) -> str:
+    if key == "scope":
+        return f"{method.title} has no `scope`: it looks at nothing but one tensor at a time. Leave it out."
+    return f"{method.title} has no parameter `{key}`. {nearest(key, known)}"
 
 
 def _unweighed(method: Method, weights: tuple[Any, ...]) -> list[str]:
@@ -158,10 +173,10 @@ def _unweighed(method: Method, weights: tuple[Any, ...]) -> list[str]:
     return [f"{method.title} has no weights of its own. Leave every weight at 1."]
 
 
-def depths(names: Iterable[str]) -> dict[str, float]:
+def depths(names: Iterable[str], lone: float = 1.0) -> dict[str, float]:
     """How deep each tensor is in its tower, from 0 in the first layer to 1 in the last; 0 outside the layers.
 
-    A tower of one layer has depth 1, as in mergekit.
+    The layer of a tower that has no other has the depth `lone`, which is 1 in mergekit.
     """
     places = {name: place(name) for name in names}
     last: dict[str, int] = {}
@@ -169,6 +184,6 @@ def depths(names: Iterable[str]) -> dict[str, float]:
         if at.layer is not None:
             last[at.tower] = max(at.layer, last.get(at.tower, 0))
     return {
-        name: 0.0 if at.layer is None else at.layer / last[at.tower] if last[at.tower] else 1.0
+        name: 0.0 if at.layer is None else at.layer / last[at.tower] if last[at.tower] else lone
         for name, at in places.items()
     }

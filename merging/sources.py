@@ -18,8 +18,10 @@ KINDS = [
 ]
 ADAPTER = "adapter_config.json"
 NUMBERED = re.compile(r"(?P<stem>.+?)[-_.](?P<number>\d{1,6})[-_]of[-_](?P<total>\d{1,6})")
-# Pickles that a trainer leaves beside the weights.
-LEFT = re.compile(r"(training_args|optimizer|scheduler|scaler|rng_state|random_states|tokenizer|vocab)[^/]*")
+# What a trainer leaves beside the weights, and what `collect` does.
+LEFT = re.compile(
+    r"(training_args|optimizer|scheduler|scaler|rng_state|random_states|tokenizer|vocab)[^/]*|.+[.]statistics"
+)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from merging.checkpoint import Checkpoint, open_checkpoint
 from merging.crew import Crew
@@ -14,7 +15,8 @@ from merging.errors import MergeError
 from merging.header import read_json
 from merging.output import stored_checksum
 from merging.progress import Step
-from merging.provenance import STORY
+from merging.provenance import STORY, beside
+from merging.workplace import finished
 
 
 @dataclass(frozen=True)
@@ -34,17 +36,36 @@ def verify(
 ) -> Verified:
     """Compare a merged folder with what was written to it; MergeError when it was not written by Mergescope."""
     folder = Path(out)
+    if not folder.is_dir():
+        words = f"There is no folder {out}"
+        if finished(folder):
+            raise MergeError(f"{words}: a merge to it was stopped. Merge again, which goes on from there.")
+        raise MergeError(f"{words}. Check the path.")
     if not (folder / STORY).is_file():
         raise MergeError(f"{out} has no {STORY}, so it is no merge of Mergescope. Choose a merged folder.")
     known = read_json(folder / STORY).get("checksums")
     if not isinstance(known, dict):
         raise MergeError(f"{folder / STORY} has no checksums. Merge again.")
-    model = open_checkpoint(folder)
+    try:
+        model = open_checkpoint(folder)
+    except MergeError as error:
+        raise MergeError(
+            f"{str(error).partition('. ')[0].removesuffix('.')}, so it is not as it was written."
+        ) from error
     problems = [f"`{name}` is missing." for name in known if name not in model.entries]
     problems += [f"`{name}` was not written by the merge." for name in model.entries if name not in known]
     there = {name: checksum for name, checksum in known.items() if name in model.entries}
+    problems += _beside(folder, read_json(folder / STORY).get("files"))
     problems += _changed(model, there, on_step, stop, workers)
     return Verified(len(model.entries), model.bytes, problems)
+
+
+def _beside(folder: Path, known: Any) -> list[str]:
+    """What has become of the files beside the weights, by their hashes."""
+    found = beside(folder)
+    told = known.items() if isinstance(known, dict) else ()
+    gone = [f"{name} is missing." for name, _ in told if name not in found]
+    return gone + [f"{name} has changed since it was written." for name, was in told if found.get(name, was) != was]
 
 
 def _changed(

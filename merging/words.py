@@ -15,6 +15,12 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
+def oddity(title: str, notes: dict[str, str]) -> list[str]:
+    """What was odd about how a method merged tensors, by their names: of the first one, in a sentence."""
+    more = f", and so on in {len(notes) - 1} more tensors" if len(notes) > 1 else ""
+    return [f"`{name}`: {title} {note}{more}." for name, note in list(notes.items())[:1]]
+
+
 def verb(subjects: Sequence[str], one: str, several: str) -> str:
     """The form that goes with so many subjects."""
     return several if len(subjects) > 1 else one

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
@@ -27,14 +27,18 @@ class Workplace:
     folder: Path
     journal: IO[str]
     finished: dict[str, str] = field(default_factory=dict)
+    told: dict[str, Any] = field(default_factory=dict)  # what was noted of them beside
     spoiled: bool = False  # whether going on from here makes no sense
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def finish(self, name: str, checksum: str) -> None:
-        """Note that a tensor is complete."""
+    def finish(self, name: str, checksum: str, told: Any = None) -> None:
+        """Note that a tensor is complete, and something of it."""
         with self.lock:
             self.finished[name] = checksum
-            self.journal.write(json.dumps({"tensor": name, "checksum": checksum}) + "\n")
+            line: dict[str, Any] = {"tensor": name, "checksum": checksum}
+            if told is not None:
+                self.told[name] = line["told"] = told
+            self.journal.write(json.dumps(line) + "\n")
             self.journal.flush()
 
 
@@ -86,33 +90,43 @@ def _used(folder: Path, out: Path, identity: str) -> Iterator[Workplace]:
 def _open(folder: Path, identity: str) -> Workplace:
     """The folder as it was left by work of the same identity, or a new one."""
     journal = folder / JOURNAL
-    finished = _read(journal, identity)
-    if finished is None and folder.exists():
+    known = _read(journal, identity)
+    if known is None and folder.exists():
         if any(folder.iterdir()) and not journal.is_file():
             raise MergeError(f"{folder} is in the way and was not made by Mergescope. Move it or choose another name.")
         shutil.rmtree(folder)
     folder.mkdir(exist_ok=True)
-    place = Workplace(folder, journal.open("a", encoding="utf-8"), finished or {})
-    if finished is None:
+    place = Workplace(folder, journal.open("a", encoding="utf-8"), *(known or ({}, {})))
+    if known is None:
         place.journal.write(json.dumps({"identity": identity}) + "\n")
         place.journal.flush()
     return place
 
 
-def _read(journal: Path, identity: str) -> dict[str, str] | None:
-    """The tensors that the journal calls finished, or None where it is another's or damaged."""
+def finished(out: str | Path) -> int:
+    """How many tensors a merge to that folder has finished that was broken off."""
+    try:
+        lines = (beside(Path(out).expanduser().resolve()) / JOURNAL).read_text(encoding="utf-8").splitlines()
+    except (OSError, RuntimeError, ValueError):
+        return 0
+    return sum(line.startswith('{"tensor"') for line in lines)
+
+
+def _read(journal: Path, identity: str) -> tuple[dict[str, str], dict[str, Any]] | None:
+    """The tensors that the journal calls finished, and its notes; or None where it is another's or damaged."""
     try:
         lines = journal.read_text(encoding="utf-8").splitlines()
         if not lines or json.loads(lines[0]) != {"identity": identity}:
             return None
-        finished = {}
+        finished, noted = dict[str, str](), dict[str, Any]()
         for line in lines[1:]:
             with suppress(ValueError, KeyError, TypeError):  # the last line of a process that was killed
                 told = json.loads(line)
                 finished[str(told["tensor"])] = str(told["checksum"])
+                noted |= {told["tensor"]: told["told"]} if "told" in told else {}
     except (OSError, ValueError):
         return None
-    return finished
+    return finished, noted
 
 
 def settle(folder: Path) -> None:

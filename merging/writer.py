@@ -10,7 +10,7 @@ import numpy as np
 
 from merging.groups import Bits, Group, Stored, of_some
 from merging.lazy import torch
-from merging.method import FactorCoefficients, Kernel, Method, ModelCoefficients, Outcome, TaskCoefficients
+from merging.method import FactorCoefficients, Method, ModelCoefficients, Outcome, TaskCoefficients, Whole
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,10 +24,12 @@ def writer(
     values: dict[str, Any],
     like: Group,
     average: Callable[[FactorCoefficients], None] | None = None,
+    remark: Callable[[str], Any] = lambda _: None,
 ) -> Writer:
     """What merges the tiles of one tensor, given its survey and values; `like` is any group of that tensor.
 
-    `average` has adapters' updates of the tensor read as one from now on, as the only expert.
+    `average` has adapters' updates of the tensor read as one from now on, as the only expert. `remark` is told what is
+    odd about the coefficients.
     """
     device = like.device if method.entrywise else "cpu"  # a few numbers per expert stay here, in float64
     survey, values = of_some(survey, like.which, device), {**values, "weight": like.weight.to(device)}
@@ -36,20 +38,18 @@ def writer(
         if isinstance(outcome, FactorCoefficients) and average:
             average(outcome)
             outcome = TaskCoefficients(torch.tensor([outcome.scaling]))
+        if isinstance(outcome, TaskCoefficients) and outcome.note:
+            remark(outcome.note)
         return _weighted(outcome, like.fused)
     if like.fused and method.fused and (kernel := method.fused(survey, values)):
-        return _by(kernel)
+        return kernel
     return lambda group, out: _plainly(method.outcome(group, survey, values), group, out)
 
 
-def _by(kernel: Kernel) -> Writer:
-    return lambda group, out: kernel(group.bits, out)
-
-
 def _weighted(outcome: Outcome, fused: bool) -> Writer:
-    if not fused:
+    some_of_base = isinstance(outcome, TaskCoefficients) and outcome.base != 1  # so seldom that no kernel is there
+    if not fused or some_of_base or not isinstance(outcome, TaskCoefficients | ModelCoefficients):
         return lambda group, out: _plainly(outcome, group, out)
-    assert isinstance(outcome, TaskCoefficients | ModelCoefficients)
     return WeightedSum(outcome.values.cpu().numpy(), isinstance(outcome, TaskCoefficients))
 
 
@@ -76,13 +76,17 @@ class WeightedSum:
 
 def _plainly(outcome: Outcome, group: Group, out: Bits) -> bool:
     assert not isinstance(outcome, FactorCoefficients), "these are no weights of what was read"
+    assert not isinstance(outcome, Whole) or group.shape == group.axes, "there are more entries than those of a tile"
+    based = group.based and not isinstance(outcome, ModelCoefficients)
+    if not _finite(group.experts) or (based and not _finite(group.base)):
+        return False
     merged = outcome.merged(group)
     signed, dtype = (np.int16, torch.bfloat16) if out.itemsize == 2 else (np.int32, torch.float32)
     lowered = merged.to(dtype)
-    torch.from_numpy(out.view(signed)).view(dtype).copy_(lowered)
-    read = group.experts if isinstance(outcome, ModelCoefficients) else torch.cat([group.base[None], group.experts])
-    return _finite(lowered) and _finite(read)
+    torch.from_numpy(out.view(signed)).view(dtype).copy_(lowered.reshape(-1))
+    return _finite(lowered)
 
 
 def _finite(values: Tensor) -> bool:
-    return bool(values.float().abs().max() < torch.inf)
+    least, largest = values.aminmax()
+    return bool(least > -torch.inf) and bool(largest < torch.inf)

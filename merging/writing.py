@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from merging.method import Method
-from merging.references import DONORS, donor, relative
+from merging.references import DONORS, donor
 from merging.rules import as_numbers
 
 if TYPE_CHECKING:
@@ -17,33 +18,40 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 
-def as_yaml(recipe: Recipe, method: Method, folder: Path) -> str:
-    """The recipe as YAML, with every parameter spelled out and model paths relative to the folder it will stand in."""
+def as_yaml(recipe: Recipe, method: Method, named: Callable[[Path], str]) -> str:
+    """The recipe as YAML, with every parameter spelled out, and models as `named` calls them by their paths."""
     source = recipe.tokenizer_source
     content = {
         "mergescope": FORMAT,
         "merge_method": method.name,
-        "base_model": recipe.base and relative(recipe.base, folder),
-        "models": _models(recipe, method, folder),
+        "base_model": recipe.base and named(recipe.base),
+        "models": _models(recipe, method, named),
         "parameters": _parameters(recipe, method),
         "seed": recipe.seed or None,
         "out_dtype": recipe.out_dtype or None,
-        "tokenizer_source": donor(relative(Path(source), folder)) if source and source not in DONORS else source,
+        "tokenizer_source": donor(named(Path(source))) if source and source not in DONORS else source,
         "chat_template": recipe.chat_template or None,
         "extra_tensors": recipe.extra_tensors if recipe.extra_tensors != "drop" else None,
+        "result": recipe.makes if recipe.makes != "model" else None,
+        "rank": recipe.rank,
     }
     told = {key: value for key, value in content.items() if value not in (None, "")}
-    return yaml.dump(told, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return dumped(told)
 
 
-def _models(recipe: Recipe, method: Method, folder: Path) -> list[dict[str, Any]]:
+def dumped(content: dict[str, Any]) -> str:
+    """Keys with values as YAML."""
+    return yaml.dump(content, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _models(recipe: Recipe, method: Method, named: Callable[[Path], str]) -> list[dict[str, Any]]:
     params = {param.key: param for param in method.params.values()}
     weights = recipe.weights or (1.0,) * len(recipe.experts)
     models: list[dict[str, Any]] = []
     for path, weight, own in zip(recipe.experts, weights, recipe.own or ({},) * len(weights), strict=True):
         told = ({"weight": weight} if "weight" in params else {}) | own
         told = as_numbers(told, params)
-        models.append({"model": relative(path, folder)} | ({"parameters": told} if told else {}))
+        models.append({"model": named(path)} | ({"parameters": told} if told else {}))
     return models
 
 

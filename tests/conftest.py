@@ -7,7 +7,10 @@ os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", HF_HUB_D
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on tensors this small more threads only wait for each other
 
 import json
-from collections.abc import Callable
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,8 @@ from hypothesis import settings as hypothesis_settings
 from safetensors.torch import save_file
 from torch import Tensor
 
+from merging import METHODS
+
 hypothesis_settings.register_profile(
     "mergescope",
     deadline=None,  # the first call into torch is slow
@@ -27,6 +32,8 @@ hypothesis_settings.register_profile(
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 hypothesis_settings.load_profile("mergescope")
+
+DATA_FREE = [name for name, method in METHODS.items() if not method.collects]  # need nothing beside the models
 
 CONFIG = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
@@ -65,13 +72,21 @@ def random_tensors(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, T
     return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache() -> Iterator[None]:
+    """Keeps statistics of models in a folder of these tests', for processes that they start as well."""
+    with tempfile.TemporaryDirectory(prefix="mergescope-cache-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MERGESCOPE_CACHE", folder)
+        yield
+
+
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Cuts tensors into chunks of a few tiles of a few entries, as large models are cut."""
-    from merging import compare, groups, output, run, stream
+    from merging import groups, output, run, stream
 
     def cut(tile: int, tiles: int = 1) -> None:
-        for module in (compare, groups, output, run, stream):
+        for module in (groups, output, run, stream):
             monkeypatch.setattr(module, "TILE", tile)
         monkeypatch.setattr(stream, "TILES", tiles)
 
@@ -139,3 +154,18 @@ def llamas(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
         tokenizer.save_pretrained(root / name)
         folders.append(root / name)
     return folders[0], folders[1:]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real disk of 256 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("mount")
+    if (
+        not mounted
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", place], check=False).returncode
+    ):
+        pytest.skip("needs the right to mount a small disk")
+    yield place
+    subprocess.run(["umount", place], check=True)

@@ -58,7 +58,7 @@ def values(param: Param) -> st.SearchStrategy[Any]:
         return st.booleans()
     if param.kind == "choice":
         return st.sampled_from(param.choices)
-    numbers = st.floats(param.low, param.high)
+    numbers = st.integers(int(param.low), int(param.high)) if param.counts else st.floats(param.low, param.high)
     return st.none() | numbers if param.optional else numbers
 
 

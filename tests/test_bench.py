@@ -71,3 +71,12 @@ def test_scaling_and_the_table_refuse_a_method_that_is_not_there(nano: Path) -> 
 
         assert done.returncode == 1
         assert "There is no method tie. Known are linear, " in done.stderr
+
+
+def test_the_live_figures_tell_from_how_much_they_were_estimated() -> None:
+    done = bench("live.py", "--layers", 1, "--repeat", 2, "--methods", "from", "ties")
+
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in done.stdout.splitlines() if "|" in line]
+    assert (rows[2][0], rows[2][-1]) == ("FroM", "exact")
+    assert rows[3][0] == "TIES-Merging"
+    assert 0 < float(rows[3][-1].rstrip("%")) <= 100

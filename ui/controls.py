@@ -16,6 +16,13 @@ class Slider(gr.Slider):
         return payload
 
 
+def first(value: Any) -> Any:
+    """The first number or word in a value that varies, which is what a control shows of it."""
+    while isinstance(value, list | dict):
+        value = value["value"] if isinstance(value, dict) else value[0]
+    return value
+
+
 def control(param: Param, value: Any = None, label: str = "", **extra: Any) -> Any:
     """The component that sets a parameter, with its range and words."""
     value = param.default if value is None else value

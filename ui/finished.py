@@ -6,32 +6,65 @@ import html
 import shlex
 from pathlib import Path
 
+from merging.adapter_config import CONFIG
 from merging.engine import Report
+from merging.header import read_json
 from merging.sizes import in_words
+from ui.errors import escaped
+
+ROUNDING = 1e-9  # of a squared norm: less than that is no loss
 
 
-def finished(report: Report) -> str:
+def finished(report: Report, base: Path | None) -> str:
     """Where the merge is, how large it is, how long it took, how to use it, and what happened to which tensors."""
     merged = [name for name, fate in report.fates.items() if fate.startswith("merged")]
     size = f"{len(merged):,} tensors, {in_words(report.bytes)}, {report.seconds:.1f} s."
+    adapter = (report.out / CONFIG).is_file()
+    use = _adapter(report, base) if adapter else _model(report.out)
     return (
-        f'<div class="notice good" role="status"><b>Merged.</b> {size}<br><code>{html.escape(str(report.out))}</code>'
-        f"{_use(report.out)}{_warnings(report.warnings)}{_others(report.fates)}</div>"
+        f'<div class="notice good" role="status"><b>Merged{" into one LoRA adapter" if adapter else ""}.</b> {size}<br>'
+        f"<code>{html.escape(str(report.out))}</code>"
+        f"{use}{_verify(report.out)}{_warnings(report.warnings)}{_others(report.fates)}</div>"
     )
 
 
-def _use(out: Path) -> str:
-    """How to load the result, and how to check it later."""
-    verify = f"<pre>python -m merging verify {html.escape(shlex.quote(str(out)))}</pre>"
-    checked = f"<p>Its files were checked, and hold checksums. To check every byte again later:</p>{verify}"
+def _model(out: Path) -> str:
+    """How to load a model."""
     if not (out / "config.json").is_file():
-        return f"<p>The base has no config.json: add one to load the merge with transformers.</p>{checked}"
+        return "<p>The base has no config.json: add one to load the merge with transformers.</p>"
     load = f'AutoModelForCausalLM.from_pretrained("{html.escape(str(out))}")'
-    return f"<p>To load it:</p><pre>{load}</pre>{checked}"
+    return f"<p>To load it:</p><pre>{load}</pre>"
+
+
+def _adapter(report: Report, base: Path | None) -> str:
+    """What an adapter is, whether its rank leaves something out, and how to put it onto its base."""
+    config = read_json(report.out / CONFIG)
+    ranks = [config["r"], *config["rank_pattern"].values()]
+    whole = max(report.lost.values(), default=0.0) <= ROUNDING  # else a warning says how much is lost, and where
+    kept = ", which leaves nothing out" if whole else ""
+    words = f"It is of rank {ranks_in_words(ranks)}{kept}, and goes onto the base that its adapters were made for."
+    ground = str(base.absolute()) if base else str(config.get("base_model_name_or_path") or "the base")
+    lines = (
+        f'model = AutoModelForCausalLM.from_pretrained("{ground}")',
+        f'model = PeftModel.from_pretrained(model, "{report.out}")',
+    )
+    return f"<p>{words} To load it with peft:</p><pre>{html.escape(chr(10).join(lines))}</pre>"
+
+
+def ranks_in_words(ranks: list[int]) -> str:
+    """One rank, or the smallest and the largest of several."""
+    low, high = min(ranks), max(ranks)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _verify(out: Path) -> str:
+    """How to check the result later."""
+    verify = f"<pre>python -m merging verify {html.escape(shlex.quote(str(out)))}</pre>"
+    return f"<p>Its files were checked, and hold checksums. To check every byte again later:</p>{verify}"
 
 
 def _warnings(warnings: tuple[str, ...]) -> str:
-    listed = "".join(f"<li>{html.escape(warning)}</li>" for warning in warnings)
+    listed = "".join(f"<li>{escaped(warning)}</li>" for warning in warnings)
     return f"<p>Good to know:</p><ul>{listed}</ul>" if listed else ""
 
 

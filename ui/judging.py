@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from merging.adapter import as_expert, describe, is_adapter, open_base
+from merging.changes import changes
 from merging.checkpoint import Checkpoint, open_checkpoint
 from merging.errors import MergeError
 from merging.plan import Plan, plan
@@ -120,3 +121,25 @@ def _told(chosen: Judged, work: Plan) -> None:
 
 def _first(names: list[str]) -> str:
     return f"`{names[0]}`" + (f" and {len(names) - 1:,} more" if names[1:] else "")
+
+
+def adapted(chosen: Judged) -> tuple[tuple[str, ...], str]:
+    """The tensors that a merge of the fitting experts into one adapter would be of, or why there is no such merge."""
+    models = [expert.opened for expert in chosen.fitting if expert.opened]
+    full = [model.name for model in models if not is_adapter(model)]
+    if full or not models:
+        return (), f"Only LoRA adapters of the base merge into an adapter{_full(full)}."
+    try:
+        return tuple(changes(models, chosen.base.model).work.merged), ""
+    except MergeError as error:
+        return (), str(error).splitlines()[0]
+
+
+def _full(names: list[str]) -> str:
+    """Which experts are no adapters."""
+    if not names:
+        return ", and none is chosen"
+    more = [f"{len(names) - 3} more"] if len(names) > 4 else []
+    *first, last = [*names[: 3 if more else 4], *more]
+    listed = f"{', '.join(first)} and {last}" if first else last
+    return f", and {listed} {'is a full model' if len(names) == 1 else 'are full models'}"

@@ -6,7 +6,6 @@ import html
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,78 +13,68 @@ import gradio as gr
 
 from merging.engine import Step, merge
 from merging.errors import MergeError, MergeStopped
-from merging.method import METHODS, Method
+from merging.method import ADAPTERS, find_method
 from merging.preflight import Preflight, check
 from merging.publish import beside
 from merging.recipe import Recipe
+from merging.report import Report
 from merging.sizes import in_words
-from ui.controls import control
-from ui.errors import notice
-from ui.finished import finished
+from ui.controls import control, first
+from ui.errors import escaped, notice
+from ui.finished import finished, ranks_in_words
+from ui.folders import fresh_folder, unplaceable
 from ui.jobs import Job, stoppable
+from ui.method_panel import method_panel
 from ui.models_panel import Selection
-
-FIRST = "from"
+from ui.result_panel import rank_of, result_panel
 
 
 @dataclass(frozen=True)
 class Merge:
-    """The components of the section; `form` maps `method` and `method.parameter` to theirs."""
+    """The components of the section; `form` maps `method`, `method.parameter`, `result` and `rank` to theirs."""
 
     form: dict[str, Any]
-    sections: dict[str, gr.Group]
     weights: gr.State  # by expert path; only those that differ from 1
+    filled: gr.State  # another object each time that the weights were set by anything but their sliders
     output: gr.Textbox
     run: gr.Button
     stop: gr.Button
     estimate: gr.HTML
     status: gr.HTML
-    merged: gr.State  # the base and the folder of the last merge, both empty before there is one
+
+
+VARIES = "It is not the same for all tensors. Move it, and it is."
 
 
 def merge_panel(selection: gr.State) -> Merge:
-    titles = [(method.title, method.name) for method in METHODS.values()]
-    form: dict[str, Any] = {"method": gr.Radio(titles, value=FIRST, label="Merge method", elem_id="method")}
-    sections = {}
-    for method in METHODS.values():
-        with gr.Group(visible=method.name == FIRST, elem_classes="method") as section:
-            gr.Markdown(about(method), elem_classes="about", latex_delimiters=[_DISPLAY])
-            # What slides first, then what is chosen: rows of one kind are of one height.
-            for param in sorted(method.params.values(), key=lambda param: param.kind != "number"):
-                if not param.per_expert:
-                    key = f"{method.name}.{param.key}"
-                    form[key] = control(param, elem_id=key.replace(".", "-"))
-        sections[method.name] = section
-    weights = gr.State({})
-    _weight_sliders(form["method"], selection, weights)
+    form = method_panel(selection)
+    weights, filled = gr.State({}), gr.State(None)
+    _weight_sliders(form["method"], selection, weights, filled)
+    form |= result_panel(form["method"], selection)
     output = gr.Textbox(fresh_folder(), label="Output folder", elem_id="output", info="It must not hold anything.")
     with gr.Row():
         run = gr.Button("Merge", variant="primary", elem_id="run")
         stop = gr.Button("Stop", elem_id="stop", interactive=False)
     estimate = gr.HTML(elem_id="merge-estimate", padding=False)
     status = gr.HTML(elem_id="merge-status", padding=False)
-    return Merge(form, sections, weights, output, run, stop, estimate, status, gr.State(("", "")))
+    return Merge(form, weights, filled, output, run, stop, estimate, status)
 
 
-_DISPLAY: dict[str, str | bool] = {"left": "$$", "right": "$$", "display": True}
-
-
-def about(method: Method) -> str:
-    """What the method does, its formula and its paper, from its declaration."""
-    return f"{method.summary} [Paper]({method.paper})\n\n$${method.formula}$$"
-
-
-def _weight_sliders(method: gr.Radio, selection: gr.State, weights: gr.State) -> None:
+def _weight_sliders(method: gr.Radio, selection: gr.State, weights: gr.State, filled: gr.State) -> None:
     """A slider per expert, for methods that weigh them; what was set survives a change of method or models."""
 
-    @gr.render(inputs=[method, selection, weights], triggers=[method.change, selection.change])
-    def sliders(name: str, chosen: Selection, known: dict[str, float]) -> None:
-        param = METHODS[name].params.get("weight")
+    # Not when `weights` change: they do with every step of a slider that is dragged.
+    @gr.render(inputs=[method, selection, weights], triggers=[method.change, selection.change, filled.change])
+    def sliders(name: str, chosen: Selection, known: dict[str, Any]) -> None:
+        param = find_method(name).params.get("weight")
         if param is None or not chosen.fitting:
             return
         with gr.Group(elem_classes="weights"):
             for path, expert in zip(chosen.fitting, chosen.names, strict=True):
-                slider = control(param, value=known.get(path), label=f"Weight of {expert}", key=("weight", path))
+                weight = known.get(path)
+                extra = {"info": VARIES} if isinstance(weight, list | dict) else {}
+                label = f"Weight of {expert}"
+                slider = control(param, value=first(weight), label=label, **extra)
                 slider.input(
                     lambda value, now, path=path: now if value is None else {**now, path: float(value)},
                     [slider, weights],
@@ -96,23 +85,23 @@ def _weight_sliders(method: gr.Radio, selection: gr.State, weights: gr.State) ->
                 )
 
 
-def fresh_folder() -> str:
-    """A folder name that is not taken, told apart by the time."""
-    return str(Path("merges") / f"{datetime.now():%Y-%m-%d-%H%M%S}")
-
-
-def recipe_of(selection: Selection, fields: dict[str, Any], weights: dict[str, float], all_of_them: bool) -> Recipe:
+def recipe_of(selection: Selection, fields: dict[str, Any], weights: dict[str, Any], all_of_them: bool) -> Recipe:
     """The recipe that the form stands for, with all chosen experts or with those that fit."""
     name = fields["method"]
     experts = selection.experts if all_of_them else selection.fitting
     values = {key.split(".", 1)[1]: value for key, value in fields.items() if key.startswith(f"{name}.")}
-    weighed = "weight" in METHODS[name].params
+    seed = int(values.pop("seed", 0) or 0)
+    weighed = "weight" in find_method(name).params
+    adapter = name in ADAPTERS or fields.get("result") == "adapter"
     return Recipe(
         name,
         Path(selection.base),
         tuple(Path(path) for path in experts),
         tuple(weights.get(path, 1.0) if weighed else 1.0 for path in experts),
         values,
+        seed=seed,
+        result="adapter" if adapter else "",
+        rank=rank_of(fields.get("rank", "")) if adapter else None,
     )
 
 
@@ -120,8 +109,10 @@ def estimate(recipe: Recipe | None, output: str) -> str:
     """What a merge would read, write and take, or the first thing that is in its way; from headers alone."""
     if recipe is None or not recipe.experts or not output.strip():
         return ""
+    if words := unplaceable(output):
+        return f'<p class="caption">{escaped(words)}</p>'
     found = check(recipe, output.strip())
-    return f'<p class="caption">{html.escape(in_the_way(found) if found.problems else needed(found))}</p>'
+    return f'<p class="caption">{escaped(in_the_way(found) if found.problems else needed(found))}</p>'
 
 
 def in_the_way(found: Preflight) -> str:
@@ -134,31 +125,35 @@ def in_the_way(found: Preflight) -> str:
 def needed(found: Preflight) -> str:
     """What a merge would read, write and take, in a sentence."""
     sizes = f"Reads {in_words(found.bytes_in)} and writes {in_words(found.bytes_out)}"
-    return f"{sizes}, with about {in_words(found.memory)} of memory, in about {span(max(found.seconds, 1))}."
+    rank = f" The adapter is of rank {ranks_in_words([*found.ranks.values()])}." if found.ranks else ""
+    return f"{sizes}, with about {in_words(found.memory)} of memory, in about {span(max(found.seconds, 1))}.{rank}"
 
 
-def run_merge(recipe: Recipe | None, output: str, visitor: str) -> Iterator[tuple[str, str]]:
-    """Merge, telling how far it is: pairs of what to show and the folder of the merge, empty until it is there."""
+def run_merge(recipe: Recipe | None, output: str, visitor: str) -> Iterator[tuple[str, Report | None]]:
+    """Merge, telling how far it is: pairs of what to show, and the report of the merge when it is there."""
     if not output.strip():
-        yield notice("The output folder has no name. Write one."), ""
+        yield notice("The output folder has no name. Write one."), None
+        return
+    if words := unplaceable(output):
+        yield notice(words), None
         return
     if recipe is None:
-        yield notice("There is no base model to merge into. Choose one in step 1."), ""
+        yield notice("There is no base model to merge into. Choose one in step 1."), None
         return
     started = time.monotonic()
-    yield bar(0, "Reading headers", ""), ""
+    yield bar(0, "Reading headers", ""), None
     with stoppable(visitor, "merge") as stop:
         job = Job(lambda tell: merge(recipe, output.strip(), tell, stop))
         for step in job:
-            yield progress(step, time.monotonic() - started), ""
+            yield progress(step, time.monotonic() - started), None
         try:
             report = job.result()
         except MergeStopped:
-            yield notice(stopped(output.strip()), "info"), ""
+            yield notice(stopped(output.strip()), "info"), None
         except MergeError as error:
-            yield notice(str(error)), ""
+            yield notice(str(error)), None
         else:
-            yield finished(report), str(report.out)
+            yield finished(report, recipe.base), report
 
 
 def progress(step: Step, seconds: float) -> str:

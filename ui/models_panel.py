@@ -12,7 +12,7 @@ from merging.checkpoint import Checkpoint
 from merging.tokens import ADDED, FILE, OLDER
 from ui import family
 from ui.errors import notice
-from ui.judging import Chosen, judged
+from ui.judging import Chosen, adapted, judged
 from ui.models_table import Row, table
 
 
@@ -25,6 +25,8 @@ class Selection:
     fitting: tuple[str, ...] = ()
     names: tuple[str, ...] = ()  # of the fitting experts
     key: tuple[Any, ...] = ()  # what the comparison of base and fitting experts follows from
+    adapted: tuple[str, ...] = ()  # the tensors that a merge of the fitting experts into one adapter would be of
+    hurdle: str = "No LoRA adapter is chosen in step 1."  # why there is no such merge; empty where there is one
 
     @property
     def ready(self) -> bool:
@@ -73,7 +75,7 @@ def read_models(base: str | None, experts: list[str] | None) -> tuple[str, Selec
     names = _distinct([model.name for model in models])
     stamps = (stamp(found.base.model), *map(stamp, models))
     fitting = tuple(expert.path for expert in found.fitting)
-    return shown, Selection(base, tuple(paths), fitting, tuple(names), stamps)
+    return shown, Selection(base, tuple(paths), fitting, tuple(names), stamps, *adapted(found))
 
 
 def row(role: str, chosen: Chosen) -> Row:

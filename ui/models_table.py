@@ -10,6 +10,7 @@ from merging.adapter import describe, is_adapter
 from merging.checkpoint import Checkpoint
 from merging.sizes import in_words
 from ui import family
+from ui.errors import escaped
 
 HEADS = ("", "Model", "Architecture", "Tensors", "Parameters", "Dtype", "Size")
 
@@ -42,7 +43,7 @@ def _row(row: Row) -> str:
 def _named(row: Row) -> str:
     name = row.model.name if row.model else Path(row.path).name or row.path
     path = f'<span class="path">{html.escape(_shown(row.path))}</span>' if row.model else ""
-    problems = "".join(f'<span class="problem">{html.escape(line)}</span>' for line in row.problem.splitlines())
+    problems = "".join(f'<span class="problem">{escaped(line)}</span>' for line in row.problem.splitlines())
     return f"<b>{html.escape(name)}</b>{path}{problems}{_notes(row.notes)}"
 
 
@@ -54,7 +55,7 @@ def _facts(model: Checkpoint) -> list[str]:
 
 
 def _notes(notes: tuple[str, ...]) -> str:
-    return "".join(f'<span class="note">{html.escape(note)}</span>' for note in notes)
+    return "".join(f'<span class="note">{escaped(note)}</span>' for note in notes)
 
 
 def _shown(path: str) -> str:

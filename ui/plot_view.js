@@ -1,5 +1,7 @@
-// Draws props.value, a Plotly figure, and fires cell_select({cell}) for a click or Enter on a heatmap cell.
+// Draws props.value, a Plotly figure, and fires cell_select({cell, row, column}) for a click or Enter on a heatmap cell.
+// What is drawn can be read as a table, too, which is made when it is opened.
 const box = element.querySelector('.pv-box');
+const numbers = element.querySelector('.pv-numbers');
 const live = element.querySelector('.pv-live');
 const empty = element.querySelector('.pv-empty');
 let wired = false;
@@ -22,34 +24,55 @@ const dress = (layout) => Object.assign(layout, {
                font: {color: css('--body-text-color'), family: css('--font')}, align: 'left'},
 });
 
+// The figure that is shown; it arrives as text, since the page copies whatever else it is given at every event.
+let figure = null;
+
 async function draw() {
-  const value = props.value, shown = Boolean(value && value.data);
+  figure = props.value ? JSON.parse(props.value) : null;
+  const shown = Boolean(figure);
+  if (at && !exists(at)) at = null;
   empty.style.display = shown ? 'none' : '';
+  numbers.style.display = shown ? '' : 'none';
+  if (numbers.open) tabulate();
   box.style.display = shown ? '' : 'none';
   if (!shown) return;
   const Plotly = await window.mergescopePlotly;
-  const fig = JSON.parse(JSON.stringify(value));
+  const fig = structuredClone(figure);
   box.style.height = (fig.layout.height || 360) + 'px';
+  // Where there are no cells to walk to, the numbers in the table are what the keyboard and readers of screens get.
+  const cells = heatmaps().length > 0;
+  box.setAttribute('role', cells ? 'application' : 'img');
+  box.tabIndex = cells ? 0 : -1;
   await Plotly.react(box, fig.data, dress(fig.layout), {responsive: true, displayModeBar: false});
   if (wired) return;
   wired = true;
   // Between layers there is nothing to tell.
   box.on('plotly_hover', (event) => { if (event.points[0].customdata === null) Plotly.Fx.unhover(box); });
-  box.on('plotly_click', (event) => choose(event.points[0].customdata));
-  new MutationObserver(() => props.value && draw()).observe(document.body, {attributes: true, attributeFilter: ['class']});
-  new ResizeObserver(() => box.offsetWidth && props.value && Plotly.Plots.resize(box)).observe(box);
+  box.on('plotly_click', ({points: [point]}) => choose(point.customdata, point.data, point.pointIndex));
+  new MutationObserver(() => figure && draw()).observe(document.body, {attributes: true, attributeFilter: ['class']});
+  new ResizeObserver(() => box.offsetWidth && figure && Plotly.Plots.resize(box)).observe(box);
 }
 
-const heatmaps = () => ((props.value && props.value.data) || []).map((trace, index) => ({trace, index}))
+const heatmaps = () => ((figure && figure.data) || []).map((trace, index) => ({trace, index}))
   .filter(({trace}) => trace.type === 'heatmap' && trace.z && trace.z.length);
-const choose = (cell) => { if (cell) trigger('cell_select', {cell}); };
+const choose = (cell, trace, index) => {
+  if (!cell || !trace || !Array.isArray(index)) return;
+  trigger('cell_select', {cell, row: index[0], column: index[1], panel: trace.name || ''});
+};
+
+const exists = ({map, row, col}) => {
+  const trace = (heatmaps()[map] || {}).trace;
+  return Boolean(trace) && row < trace.y.length && col < trace.x.length;
+};
+
+const cellOf = (trace, {row, col}) => ((trace.customdata || [])[row] || [])[col];
 
 async function focusCell(maps, where) {
   at = where;
   const {trace, index} = maps[at.map];
   // Where rows are not labelled for people, their tensor's name is.
-  const row = trace.name ? trace.y[at.row] : trace.customdata[at.row][at.col] || 'between layers';
-  const text = [trace.name, row, trace.x[at.col]].filter(Boolean).join(', ');
+  const row = trace.name || !trace.customdata ? trace.y[at.row] : cellOf(trace, at) || 'between layers';
+  const text = [trace.name, plain(row), plain(trace.x[at.col])].filter(Boolean).join(', ');
   live.textContent = text + ': ' + (trace.text[at.row][at.col] || 'nothing');
   const Plotly = await window.mergescopePlotly;
   Plotly.Fx.hover(box, [{curveNumber: index, pointNumber: [at.row, at.col]}],
@@ -77,10 +100,81 @@ box.addEventListener('keydown', (event) => {
   if (!maps.length) return;
   const where = moved(maps, event.key);
   if (where) focusCell(maps, where);
-  else if ((event.key === 'Enter' || event.key === ' ') && at) choose(maps[at.map].trace.customdata[at.row][at.col]);
+  else if ((event.key === 'Enter' || event.key === ' ') && at) {
+    const {trace} = maps[at.map];
+    choose(cellOf(trace, at), trace, [at.row, at.col]);
+  }
   else return;
   event.preventDefault();
 });
 
+const MOST = 1000; // rows of a table on the page; the file has them all
+
+// The rows of a table for each trace of cells, and one for all traces of points in a plot together.
+function tables() {
+  const data = (figure && figure.data) || [];
+  const cells = data.filter((trace) => trace.type === 'heatmap' && trace.z && trace.z.length);
+  const points = data.filter((trace) => trace.type !== 'heatmap' && trace.y && trace.y.length);
+  const plots = [...new Set(points.map((trace) => trace.yaxis || 'y'))];
+  const titles = plots.length > 1 ? figure.layout.annotations || [] : []; // each of several plots has one
+  return [...cells.map(tableOfCells), ...plots.map((plot, index) => ({
+    title: (titles[index] || {}).text || '',
+    ...tableOfPoints(points.filter((trace) => (trace.yaxis || 'y') === plot), plot.slice(1)),
+  }))];
+}
+
+function tableOfCells(trace) {
+  const named = (row) => (trace.name || !trace.customdata ? trace.y[row] || 'outside the layers' : trace.customdata[row].find(Boolean));
+  const rows = trace.z.map((cells, row) => [named(row), ...cells.map((cell, col) =>
+    cell === null || cell === undefined ? ((trace.text || [])[row] || [])[col] || '' : cell)]);
+  return {title: trace.name || '', head: ['', ...trace.x], rows: rows.filter(([name]) => name)};
+}
+
+// `number` is what the names of the plot's axes end in.
+function tableOfPoints(traces, number) {
+  const axis = (which) => ((figure.layout[which + number] || {}).title || {}).text || '';
+  const [across, up] = [axis('xaxis'), axis('yaxis') || 'value'];
+  if (traces.every((trace) => trace.mode === 'markers')) {
+    const rows = traces.flatMap((trace) => Array.from(trace.x).map((x, i) => [trace.name || '', x, trace.y[i]]));
+    return {head: ['', across, up], rows};
+  }
+  const places = [...new Set(traces.flatMap((trace) => Array.from(trace.x)))];
+  const values = traces.map((trace) => new Map(Array.from(trace.x).map((x, i) => [x, trace.y[i]])));
+  const rows = places.map((x) => [x, ...values.map((known) => (known.has(x) ? known.get(x) ?? '' : ''))]);
+  return {head: [across, ...traces.map((trace) => trace.name || up)], rows};
+}
+
+const plain = (value) => String(typeof value === 'number' ? Number(value.toPrecision(5)) : value ?? '')
+  .replace(/<[^>]*>/g, '').replace(/&lt;/g, '<').replace(/&gt;/g, '>').replace(/&amp;/g, '&');
+
+function tabulate() {
+  const inside = numbers.querySelector('div'), made = tables();
+  inside.replaceChildren(...made.map(({title, head, rows}) => {
+    const table = document.createElement('table');
+    const cut = rows.length > MOST ? `the first ${MOST} of ${rows.length} rows; the CSV has them all` : '';
+    const caption = [plain(title), cut].filter(Boolean).join(': ');
+    if (caption) table.createCaption().textContent = caption;
+    for (const [cells, section] of [[[head], table.createTHead()], [rows.slice(0, MOST), table.createTBody()]]) {
+      for (const row of cells) {
+        const line = section.insertRow();
+        row.forEach((value, index) => {
+          const cell = document.createElement(section.tagName === 'THEAD' || !index ? 'th' : 'td');
+          cell.scope = section.tagName === 'THEAD' ? 'col' : index ? '' : 'row';
+          cell.textContent = plain(value);
+          line.append(cell);
+        });
+      }
+    }
+    return table;
+  }));
+  const quoted = (value) => `"${plain(value).replace(/^(?=[=+@\t\r])/, "'").replaceAll('"', '""')}"`;
+  const text = made.flatMap(({title, head, rows}) =>
+    [head, ...rows].map((row) => [...(title ? [title] : []), ...row].map(quoted).join(','))).join('\r\n');
+  const link = numbers.querySelector('a');
+  if (link.href) URL.revokeObjectURL(link.href);
+  link.href = URL.createObjectURL(new Blob([text], {type: 'text/csv'}));
+}
+
+numbers.addEventListener('toggle', () => { if (numbers.open) tabulate(); });
 watch('value', draw);
 draw();

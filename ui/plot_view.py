@@ -5,7 +5,7 @@ Gradio's own plot has no click and brings another plotly.js; this draws with the
 
 from __future__ import annotations
 
-import json
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,24 @@ import gradio as gr
 import plotly
 import plotly.graph_objects as go
 
+from ui.figures.sketch import Sketch
+
 PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 DRAW = (Path(__file__).parent / "plot_view.js").read_text(encoding="utf-8")
 
 
 class PlotView(gr.HTML):
-    """Shows a Plotly figure; fires `cell_select` with the `customdata` of the heatmap cell that was chosen."""
+    """Shows a Plotly figure; fires `cell_select` with the `customdata` of the heatmap cell that was chosen.
 
-    def __init__(self, value: go.Figure | None = None, *, label: str, empty: str, **kwargs: Any) -> None:
+    What is drawn can be opened as a table, and downloaded.
+    """
+
+    def __init__(self, value: go.Figure | Sketch | None = None, *, label: str, empty: str, **kwargs: Any) -> None:
         box = (
             '<div class="pv-box" tabindex="0" role="application" aria-label="${label}"></div>'
-            '<div class="pv-empty">${empty}</div><div class="pv-live" aria-live="polite"></div>'
+            f'<div class="pv-empty">{escape(empty)}</div><div class="pv-live" aria-live="polite"></div>'
+            '<details class="pv-numbers"><summary>Numbers</summary><a download="numbers.csv">Download as CSV</a>'
+            '<div tabindex="0" role="region" aria-label="Numbers: ${label}"></div></details>'
         )
         super().__init__(
             value,
@@ -31,15 +38,12 @@ class PlotView(gr.HTML):
             html_template=box,
             js_on_load=DRAW,
             plotly_src=f"gradio_api/file={PLOTLY_JS}",
-            empty=empty,
             **kwargs,
         )
 
     def postprocess(self, value: Any) -> Any:
-        return json.loads(value.to_json()) if isinstance(value, go.Figure) else value
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "object"}
+        """The figure as text: in anything else Gradio looks for files, cell by cell."""
+        return value.to_json() if isinstance(value, go.Figure | Sketch) else value
 
 
 def serve_plotly() -> None:

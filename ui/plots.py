@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
+from plotly.colors import get_colorscale
 from plotly.subplots import make_subplots
 
 from merging.places import Place, module_order, place
+from ui.figures.looks import SCALE, SIGNED, colour, plain
+from ui.figures.sketch import Sketch
 
 COLUMNS = 3  # panels side by side
-SCALE = "Cividis"  # readable for colour-blind eyes, and in grey
-SIGNED = "RdBu"
 TALLEST = 560  # pixels of the coefficient heatmap, so that it can stay in sight beside the sliders
+FINER = (0.01, 0.02, 0.05, 0.1)  # of differences
+Trace = dict[str, Any]  # in Plotly's words
 Gaps = dict[tuple[int, int], str]  # why there is no number, by the row and the column of the table
 STEPS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # where the scale of coefficients may end: it must not jump about
 
@@ -46,7 +49,8 @@ def norms_figure(
 ) -> go.Figure:
     """One panel per expert on one colour scale: rows layers, columns modules; embeddings and head underneath.
 
-    `table` has a row per tensor and a column per expert; NaN leaves a hole, which says why.
+    `table` has a row per tensor and a column per expert; NaN leaves a hole, which says why. Where a number is negative,
+    the scale has zero in its middle.
     """
     layout = grid(names)
     across = min(len(experts), COLUMNS)
@@ -66,22 +70,29 @@ def norms_figure(
     )
     figure.update_xaxes(type="category", ticks="", showgrid=False, tickfont={"size": 11}, tickangle=-90)
     figure.update_yaxes(type="category", ticks="", showgrid=False, tickfont={"size": 11})
-    top = max((value for row in table for value in row if math.isfinite(value)), default=1.0) or 1.0
+    values = [value for row in table for value in row if math.isfinite(value)]
+    signed = min(values, default=0.0) < 0
+    top = max(map(abs, values), default=1.0) or 1.0
     told = _told(names, table, label, gaps or {})
     for index, expert in enumerate(experts):
-        values = {name: row[index] for name, row in told.items()}
+        mine = {name: row[index] for name, row in told.items()}
         first, column = index // COLUMNS * (len(heights) // down) + 1, index % COLUMNS + 1
         if tall:
-            figure.add_trace(_layers(layout, values, expert), first, column)
+            figure.add_trace(_layers(layout, mine, expert), first, column)
             figure.update_yaxes(autorange="reversed", showticklabels=column == 1, row=first, col=column)
         if flat:
-            figure.add_trace(_apart(layout, values, expert), first + bool(tall), column)
+            figure.add_trace(_apart(layout, mine, expert), first + bool(tall), column)
             figure.update_yaxes(showticklabels=False, row=first + bool(tall), col=column)
             figure.update_xaxes(tickangle=0, row=first + bool(tall), col=column)
     figure.update_layout(
         height=height,
         margin={"l": 48, "r": 12, "t": 34, "b": 26},
-        coloraxis={"colorscale": SCALE, "cmin": 0, "cmax": top, "colorbar": _bar(label, height - 60)},
+        coloraxis={
+            "colorscale": SIGNED if signed else SCALE,
+            "cmin": -top if signed else 0,
+            "cmax": top,
+            "colorbar": _bar(label, height - 60),
+        },
         dragmode=False,
     )
     figure.update_annotations(font={"size": 13})
@@ -92,14 +103,9 @@ def _titles(experts: tuple[str, ...], across: int, down: int, per_panel: int) ->
     titles = []
     for row in range(down):
         shown = [*experts[row * across : (row + 1) * across]]
-        titles += [f"<b>{_plain(expert)}</b>" for expert in shown] + [""] * (across - len(shown))
+        titles += [f"<b>{plain(expert)}</b>" for expert in shown] + [""] * (across - len(shown))
         titles += [""] * across * (per_panel - 1)
     return titles
-
-
-def _plain(text: str) -> str:
-    """Text without the markup that Plotly would act on."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _bar(label: str, height: int) -> dict[str, Any]:
@@ -107,8 +113,7 @@ def _bar(label: str, height: int) -> dict[str, Any]:
     return {**bar, "title": {"text": label, "side": "right"}, "tickfont": {"size": 11}}
 
 
-@dataclass(frozen=True)
-class Told:
+class Told(NamedTuple):
     """A cell: its number, or None where there is none, and what is said of it."""
 
     number: float | None
@@ -130,42 +135,53 @@ def _told(names: tuple[str, ...], table: list[list[float]], label: str, gaps: Ga
     }
 
 
-def _layers(layout: Grid, values: dict[str, Told], expert: str) -> go.Heatmap:
+def _layers(layout: Grid, values: dict[str, Told], expert: str) -> Trace:
     found = {cell: name for name, cell in layout.cells.items()}
     names = [[found.get((row, module)) for module in layout.modules] for row in layout.rows]
-    rows = [_row_label(row) for row in layout.rows]
+    rows = [plain(_row_label(row)) for row in layout.rows]
     cells = [[values.get(name or "", NOTHING) for name in row] for row in names]
-    return _heatmap(cells, layout.modules, rows, names, expert, ygap=1 if len(rows) <= 40 else 0)
+    return _heatmap(cells, [*map(plain, layout.modules)], rows, names, expert, ygap=1 if len(rows) <= 40 else 0)
 
 
-def _apart(layout: Grid, values: dict[str, Told], expert: str) -> go.Heatmap:
+def _apart(layout: Grid, values: dict[str, Told], expert: str) -> Trace:
     cells = [[values[name] for name in layout.apart]]
-    return _heatmap(cells, list(layout.apart.values()), [""], [list(layout.apart)], expert)
+    return _heatmap(cells, [*map(plain, layout.apart.values())], [""], [list(layout.apart)], expert)
 
 
 def _row_label(row: str) -> str:
     return f"layer {row}" if row.isdigit() else row
 
 
-def _heatmap(cells: list[list[Told]], x: list[str], y: list[str], names: Any, expert: str, **extra: Any) -> go.Heatmap:
-    where = "%{customdata}<br>" + f"{_plain(expert)}: " if expert else "%{customdata}<br>%{x}: "
-    return go.Heatmap(
-        z=[[cell.number for cell in row] for row in cells],
-        x=x,
-        y=y,
-        text=[[cell.words for cell in row] for row in cells],
-        customdata=names,
-        name=expert,
-        hovertemplate=f"{where}<b>%{{text}}</b><extra></extra>",
-        coloraxis="coloraxis",
-        **({"xgap": 1, "ygap": 1} | extra),
-    )
+def _heatmap(cells: list[list[Told]], x: list[str], y: list[str], names: Any, expert: str, **extra: Any) -> Trace:
+    where = "%{customdata}<br>" + f"{plain(expert)}: " if expert else "%{customdata}<br>%{x}: "
+    return {
+        "type": "heatmap",
+        "z": [[cell.number for cell in row] for row in cells],
+        "x": x,
+        "y": y,
+        "text": [[cell.words for cell in row] for row in cells],
+        "customdata": names,
+        "name": expert,
+        "hovertemplate": f"{where}<b>%{{text}}</b><extra></extra>",
+        "coloraxis": "coloraxis",
+        "xgap": 1,
+        "ygap": 1,
+        **extra,
+    }
 
 
 def coefficients_figure(
-    names: tuple[str, ...], experts: tuple[str, ...], table: list[list[float]], label: str, gaps: Gaps | None = None
-) -> go.Figure:
-    """Rows are tensors, layer by layer; columns are experts. NaN leaves a hole, which says why."""
+    names: tuple[str, ...],
+    experts: tuple[str, ...],
+    table: list[list[float]],
+    label: str,
+    gaps: Gaps | None = None,
+    signed: bool = False,
+) -> Sketch:
+    """Rows are tensors, layer by layer; columns are experts. NaN leaves a hole, which says why.
+
+    A `signed` scale has zero in its middle, as it has by itself where a number is negative.
+    """
     rows: list[tuple[str | None, Place | None]] = []
     for name in names:
         at = place(name)
@@ -178,32 +194,52 @@ def coefficients_figure(
     y = [str(index) for index in range(len(rows))]
     values = [value for row in table for value in row if math.isfinite(value)]
     low, high = min(values, default=0.0), max(values, default=1.0)
-    signed = low < 0
-    reach = next((step for step in STEPS if step >= max(high, -low)), max(high, -low))
-    figure = go.Figure(
-        _heatmap(
-            cells, [_plain(expert) for expert in experts], y, [[name] * len(experts) for name, _ in rows], "",
-            ygap=1 if len(rows) < 120 else 0, xgap=2,
-        )
+    steps = (*(FINER if signed else ()), *STEPS)
+    signed = signed or low < 0
+    reach = next((step for step in steps if step >= max(high, -low)), max(high, -low))
+    trace = _heatmap(
+        cells, [plain(expert) for expert in experts], y, [[name] * len(experts) for name, _ in rows], "",
+        ygap=1 if len(rows) < 120 else 0, xgap=2,
     )  # fmt: skip
     ticks, texts = _tensor_ticks(rows, height)
-    figure.update_layout(
-        height=height,
-        margin={"l": 96, "r": 8, "t": 40, "b": 8},
-        coloraxis={
-            "colorscale": SIGNED if signed else SCALE,
-            "cmin": -reach if signed else 0,
-            "cmax": reach,
-            "colorbar": _bar(label, height - 48),
-        },
-        dragmode=False,
-    )
-    figure.update_xaxes(type="category", side="top", ticks="", showgrid=False, tickfont={"size": 12})
-    figure.update_yaxes(
-        type="category", autorange="reversed", ticks="", showgrid=False, tickvals=ticks, ticktext=texts,
-        tickfont={"size": 10},
-    )  # fmt: skip
-    return figure
+    scale = {
+        "colorscale": get_colorscale(SIGNED if signed else SCALE),
+        "cmin": -reach if signed else 0,
+        "cmax": reach,
+        "colorbar": _bar(label, height - 48),
+    }
+    quiet = {"type": "category", "ticks": "", "showgrid": False}
+    layout = {
+        "height": height,
+        "margin": {"l": 96, "r": 8, "t": 40, "b": 8},
+        "coloraxis": scale,
+        "dragmode": False,
+        "shapes": _holes(cells),
+        "xaxis": {**quiet, "side": "top", "tickfont": {"size": 12}},
+        "yaxis": {**quiet, "autorange": "reversed", "tickvals": ticks, "ticktext": texts, "tickfont": {"size": 10}},
+    }
+    return Sketch([trace], layout)
+
+
+def _holes(cells: list[list[Told]]) -> list[dict[str, Any]]:
+    """A faint ground for cells without a number that say why, so that they are not taken for empty space."""
+    wide = {row for row, told in enumerate(cells) if all(cell.number is None and cell.words for cell in told)}
+    runs = [[row, row] for row in sorted(wide) if row - 1 not in wide]
+    for run in runs:
+        while run[1] + 1 in wide:
+            run[1] += 1
+    boxes = [(0, len(cells[first]) - 1, first, last) for first, last in runs]
+    boxes += [
+        (column, column, row, row)
+        for row, told in enumerate(cells)
+        for column, cell in enumerate(told)
+        if row not in wide and cell.number is None and cell.words
+    ]
+    look = {"type": "rect", "layer": "below", "fillcolor": "rgba(128,128,128,.16)", "line": {"width": 0}}
+    return [
+        {**look, "x0": left - 0.5, "x1": right + 0.5, "y0": top - 0.5, "y1": bottom + 0.5}
+        for left, right, top, bottom in boxes
+    ]
 
 
 def _tensor_ticks(rows: list[tuple[str | None, Place | None]], height: int) -> tuple[list[str], list[str]]:
@@ -216,30 +252,25 @@ def _tensor_ticks(rows: list[tuple[str | None, Place | None]], height: int) -> t
         layers = sorted((i, _row_label(row)) for row, i in first.items())
         every = math.ceil(len(layers) * 13 / (height - 50))
         shown = [(str(i), row) for i, row in layers[::every]]
-    return [tick for tick, _ in shown], [text for _, text in shown]
+    return [tick for tick, _ in shown], [plain(text) for _, text in shown]
 
 
-def histogram_figure(edges: list[float], counts: dict[str, list[float]]) -> go.Figure:
+def histogram_figure(edges: list[float], counts: dict[str, list[float]], counted: str = "entries") -> go.Figure:
     """How the entries of one tensor's task vectors are spread, a line per expert, on a logarithmic scale."""
     middles = [(low + high) / 2 for low, high in pairwise(edges)]
     figure = go.Figure()
-    for colour, (expert, count) in zip(_colours(), counts.items(), strict=False):
+    for index, (expert, count) in enumerate(counts.items()):
         figure.add_scatter(
-            x=middles, y=[value or None for value in count], name=_plain(expert), mode="lines",
-            line={"color": colour, "width": 2, "shape": "hvh"}, hovertemplate="%{y:,} entries near %{x:.3g}",
+            x=middles, y=[value or None for value in count], name=plain(expert), mode="lines",
+            line={"color": colour(index), "width": 2, "shape": "hvh"}, hovertemplate="%{y:,} entries near %{x:.3g}",
         )  # fmt: skip
     figure.update_layout(
-        height=220,
-        margin={"l": 48, "r": 8, "t": 8, "b": 40},
-        legend={"orientation": "h", "y": 1.12, "x": 0},
+        height=242,
+        margin={"l": 48, "r": 8, "t": 30, "b": 40},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
         hovermode="x",
         dragmode=False,
     )
     figure.update_xaxes(title="entry of the task vector", gridcolor="rgba(128,128,128,.2)", zeroline=False)
-    figure.update_yaxes(type="log", title="entries", gridcolor="rgba(128,128,128,.2)", dtick=1)
+    figure.update_yaxes(type="log", title=counted, gridcolor="rgba(128,128,128,.2)", dtick=1)
     return figure
-
-
-def _colours() -> list[str]:
-    """Okabe and Ito's colours, which colour-blind eyes tell apart."""
-    return ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999"] * 4

@@ -11,8 +11,10 @@ from typing import Any
 
 import gradio as gr
 
-from merging.errors import MergeError
+from merging.errors import MergeError, MergeStopped
 from merging.generate import Answer, Ask, answers
+from merging.recipe import Recipe
+from merging.unwritten import Unwritten, merged_in_memory
 from ui.controls import Slider
 from ui.errors import notice
 from ui.jobs import stoppable
@@ -24,6 +26,7 @@ EXAMPLES = {
     "Code": "    def read(self, ",
     "Prose": "The President of the United States ",
 }
+NOW, WRITTEN = "as it stands, before it is written", "as it was last written"
 EMPTY = '<p class="caption">What the base, every expert and the merge write will stand here, side by side.</p>'
 
 
@@ -32,6 +35,7 @@ class Sample:
     """The components of the section."""
 
     form: dict[str, Any]
+    which: gr.Radio
     run: gr.Button
     stop: gr.Button
     answers: gr.HTML
@@ -52,35 +56,44 @@ def sample_panel() -> Sample:
             "seed": gr.Number(0, label="Random seed", precision=0, info="The same for every model."),
             "chat": gr.Checkbox(False, label="Use the chat template", info="For models that have one."),
         }
+    which = gr.Radio([NOW, WRITTEN], value=NOW, label="The merge", elem_id="sample-which", elem_classes="chips")
     with gr.Row():
         run = gr.Button("Sample", variant="primary", elem_id="sample-run")
         stop = gr.Button("Stop", elem_id="sample-stop", interactive=False)
     shown = gr.HTML(EMPTY, elem_id="answers", padding=False)
-    return Sample(form, run, stop, shown)
+    return Sample(form, which, run, stop, shown)
 
 
 def _setter(text: str) -> Any:
     return lambda: text
 
 
-def run_sample(selection: Selection, merged: str, fields: dict[str, Any], visitor: str) -> Iterator[str]:
-    """The answers of base, each fitting expert and the last merge, as cards that grow."""
+def run_sample(selection: Selection, merged: str | Recipe, fields: dict[str, Any], visitor: str) -> Iterator[str]:
+    """The answers of base, each fitting expert and the merge, as cards that grow.
+
+    The merge is in that folder, or is made of the recipe in memory; there is none where the folder is empty.
+    """
     if not selection.base:
         yield notice("No base model is chosen. Choose one in step 1.")
         return
-    models = [(selection.base, "base"), *zip(selection.fitting, selection.names, strict=True)]
-    if merged:
-        models.append((merged, f"merge: {Path(merged).name}"))
-    paths, names = [Path(path) for path, _ in models], [name for _, name in models]
-    told = [Answer() for _ in names]
+    names = ["base", *selection.names]
+    models: list[Path | Unwritten] = [Path(path) for path in (selection.base, *selection.fitting)]
     try:
         ask = Ask(**{**fields, "length": int(fields["length"] or 0), "seed": int(fields["seed"] or 0)})
+        ask.checked()
         with stoppable(visitor, "sample") as stop:
-            shown = 0.0
-            for told in answers(paths, Path(selection.base), ask, stop):
+            if merged:
+                yield notice("Merging in memory.", "info") if isinstance(merged, Recipe) else cards(names, [], "", True)
+                models.append(merged_in_memory(merged, stop=stop) if isinstance(merged, Recipe) else Path(merged))
+                names.append("merge: as it stands" if isinstance(merged, Recipe) else f"merge: {Path(merged).name}")
+            told, shown = [Answer() for _ in names], 0.0
+            for told in answers(models, Path(selection.base), ask, stop):
                 if time.monotonic() - shown > 0.1:
                     shown = time.monotonic()
                     yield cards(names, told, ask.prompt, busy=True)
+    except MergeStopped:
+        yield notice("Stopped.", "info")
+        return
     except MergeError as error:
         yield notice(str(error))
         return
@@ -90,7 +103,7 @@ def run_sample(selection: Selection, merged: str, fields: dict[str, Any], visito
 def cards(names: list[str], told: list[Answer], prompt: str, busy: bool) -> str:
     """The answers side by side, each after the prompt, with everything that a model wrote escaped."""
     boxes = []
-    for name, answer in zip(names, told, strict=True):
+    for name, answer in zip(names, told or [Answer() for _ in names], strict=True):
         kind = "base" if name == "base" else "merge" if name.startswith("merge: ") else "expert"
         body = f"<pre><span>{html.escape(prompt)}</span>{html.escape(answer.text)}</pre>"
         if busy and answer.state in ("waiting", "loading"):

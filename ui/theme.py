@@ -6,7 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
-CSS = Path(__file__).parent / "style.css"
+CSS = [Path(__file__).parent / name for name in ("style.css", "lessons.css")]
 
 
 def theme() -> gr.themes.Base:

@@ -15,7 +15,10 @@ FINE, FAILED, STOPPED = 0, 1, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code."""
-    options = parser().parse_args(arguments)
+    top = parser()
+    options, unknown = top.parse_known_args(arguments)
+    if unknown:
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         code: int = import_module(f"merging.cli.{options.command}").run(options)
         sys.stdout.flush()

@@ -6,9 +6,9 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
+from merging.cli.given import read_recipe
 from merging.cli.words import fates_in_words
-from merging.errors import MergeError
-from merging.recipe import load_recipe
+from merging.errors import RecipeError
 from merging.sizes import in_words
 from merging.words import counted
 
@@ -20,17 +20,17 @@ def run(options: argparse.Namespace) -> int:
     """Print what was found; a recipe that cannot be read is a finding, too."""
     from merging.preflight import Preflight, check
 
-    given = {key: value for key, value in vars(options).items() if key in ("out", "memory", "workers")}
+    given = {key: value for key, value in vars(options).items() if key in ("out", "memory", "workers", "device")}
     try:
-        found = check(load_recipe(options.recipe), **given)
-    except MergeError as error:
-        found = Preflight(problems=tuple(str(error).splitlines()))
+        found = check(read_recipe(options.recipe), **given)
+    except RecipeError as error:
+        found = Preflight(error.problems, error.warnings)
     print(json.dumps(_content(found), indent=2) if options.json else "\n".join(told(found)))
     return 1 if found.problems else 0
 
 
 def _content(found: Preflight) -> dict[str, object]:
-    keys = ("problems", "warnings", "fates", "bytes_in", "bytes_out", "memory", "seconds")
+    keys = ("problems", "warnings", "fates", "bytes_in", "bytes_out", "memory", "seconds", "ranks", "kept")
     return {"ok": not found.problems, **{key: getattr(found, key) for key in keys}}
 
 
@@ -41,6 +41,13 @@ def told(found: Preflight) -> list[str]:
     lines += [f"Warning: {warning}" for warning in found.warnings]
     if found.plan:
         lines += [f"  {line}" for line in fates_in_words(found.fates)]
+        if ranks := sorted(found.ranks.values()):
+            lines.append(f"The adapter has rank {ranks[0]}{f' to {ranks[-1]}' if ranks[-1] > ranks[0] else ''}.")
+    if found.kept:
+        kept = f"Kept of a merge to the same place that was broken off: {counted(found.kept, 'tensor')}"
+        lines.append(f"{kept}. The same merge goes on from there; another one starts anew and removes them.")
+    if found.plan and not found.problems:
         reads = f"It reads {in_words(found.bytes_in)} and writes {in_words(found.bytes_out)}"
-        lines += [f"{reads}, with about {in_words(found.memory)} of memory, in about {max(found.seconds, 1):.0f} s."]
+        memory = f"with about {in_words(found.memory)} of memory, the program included"
+        lines += [f"{reads}, {memory}, in about {max(found.seconds, 1):.0f} s."]
     return lines

@@ -1,4 +1,4 @@
-"""`inspect`: what is in a model, from its headers alone."""
+"""`inspect`: what is in a model, from its headers alone; or how experts differ from it and from each other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ from merging.words import counted, listed
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the model's facts and a line for each tensor, or all of it as JSON."""
+    """Print the model's facts and a line for each tensor, or how experts differ from it; or all of it as JSON."""
+    if options.experts:
+        from merging.cli import compared
+
+        found = compared.looked_at(options.model, options.experts)
+        print(json.dumps(compared.content(found), indent=2) if options.json else "\n".join(compared.told(found)))
+        return 0
     model = open_checkpoint(options.model)
     print(json.dumps(content(model), indent=2) if options.json else "\n".join(told(model)))
     return 0

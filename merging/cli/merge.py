@@ -6,29 +6,31 @@ import argparse
 import sys
 from pathlib import Path
 
+from merging.cli.given import read_recipe
 from merging.cli.progress import progress, stoppable
-from merging.cli.words import fates_in_words
+from merging.cli.words import fates_in_words, gone_on
 from merging.engine import Report, merge
 from merging.errors import MergeStopped
 from merging.header import read_json
 from merging.method import find_method
-from merging.recipe import Recipe, load_recipe
+from merging.recipe import Recipe
 from merging.sizes import in_words
 from merging.words import listed
+from merging.workplace import finished
 
 PASSED_ON = ("workers", "memory", "shard_size", "device", "hash_inputs", "fsync")
 
 
 def run(options: argparse.Namespace) -> int:
     """Merge, with a bar to watch and Ctrl-C to stop it."""
-    recipe = load_recipe(options.recipe)
+    recipe = read_recipe(options.recipe)
     given = {key: value for key, value in vars(options).items() if key in PASSED_ON}
     try:
         with stoppable() as stop, progress(options.quiet) as on_step:
             report = merge(recipe, options.out, on_step=on_step, stop=stop, **given)
     except (MergeStopped, KeyboardInterrupt):
-        words = f"Stopped. Nothing was written to {options.out}."
-        print(f"{words} The same command goes on where this one stopped.", file=sys.stderr)
+        goes_on = " The same command goes on where this one stopped." if finished(options.out) else ""
+        print(f"Stopped. Nothing was written to {options.out}.{goes_on}", file=sys.stderr)
         return 130
     if not options.quiet:
         print("\n".join(told(recipe, report)))
@@ -39,9 +41,11 @@ def told(recipe: Recipe, report: Report) -> list[str]:
     """The report, line by line."""
     experts = listed([path.resolve().name for path in recipe.experts])
     base = f" into {recipe.base.resolve().name}" if recipe.base else ""
+    base = " into one adapter" if recipe.makes == "adapter" else base
     return [
         f"Merged {experts}{base} by {find_method(recipe.method).title}.",
         *(f"  {line}" for line in fates_in_words(report.fates)),
+        *gone_on(report),
         *(f"Warning: {warning}" for warning in report.warnings),
         f"Wrote {in_words(report.bytes)} to {report.out} in {report.seconds:.1f} s.",
         f"Load it: {_loading(report.out)}",
@@ -51,6 +55,8 @@ def told(recipe: Recipe, report: Report) -> list[str]:
 def _loading(out: Path) -> str:
     """The line of Python that loads the result, as far as its config tells."""
     config = out / "config.json"
+    if (out / "adapter_config.json").is_file():
+        return f'peft.PeftModel.from_pretrained(base, "{out.as_posix()}")'
     if not config.is_file():
         return f'safetensors.torch.load_file("{(out / "model.safetensors").as_posix()}")'
     kind = str(read_json(config).get("architectures", ""))

@@ -17,12 +17,12 @@ BAR = "{desc} {percentage:3.0f}%|{bar:30}| {n_fmt}/{total_fmt} {rate_fmt} {remai
 
 
 @contextmanager
-def progress(quiet: bool) -> Iterator[Callable[[Step], None] | None]:
+def progress(quiet: bool, unit: str = "B") -> Iterator[Callable[[Step], None] | None]:
     """A listener that draws a bar; None where nobody would see it."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
-    with tqdm(desc="Planning", unit="B", unit_scale=True, leave=False, dynamic_ncols=True, bar_format=BAR) as bar:
+    with tqdm(desc="Planning", unit=unit, unit_scale=True, leave=False, dynamic_ncols=True, bar_format=BAR) as bar:
 
         def tell(step: Step) -> None:
             bar.total = step.bytes_total
@@ -35,7 +35,7 @@ def progress(quiet: bool) -> Iterator[Callable[[Step], None] | None]:
 
 @contextmanager
 def stoppable() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets, so that work ends in good order; a second one interrupts at once."""
+    """An event that the first Ctrl-C or SIGTERM sets, so that work ends in good order; a second interrupts at once."""
     stop = threading.Event()
 
     def ask(*_: Any) -> None:
@@ -43,8 +43,9 @@ def stoppable() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    before = signal.signal(signal.SIGINT, ask)
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

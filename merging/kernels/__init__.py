@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import numpy as np
 
+BLOCK = 2048  # numbers that stay in the nearest cache
+SMALL = 2.0**-64  # sums of squares in float32 that are less may have lost a part that matters
+
 _kept = threading.local()
 
 
@@ -31,3 +34,8 @@ def scratch(purpose: str, shape: tuple[int, int], dtype: Any) -> np.ndarray[Any,
     if memory is None or memory.size < size:
         memory = _kept.__dict__[purpose, dtype] = np.empty(size, dtype)
     return memory[:size].reshape(shape)  # type: ignore[no-any-return]
+
+
+def forget() -> None:
+    """Give back this thread's memory."""
+    _kept.__dict__.clear()

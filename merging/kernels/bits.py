@@ -17,7 +17,8 @@ from numba import config, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-BLOCK = 2048
+from merging.kernels import BLOCK as BLOCK
+
 LANES = 16  # numbers that are looked at together where no loop says it
 INFINITE = np.uint32(0x7F800000)  # a magnitude from here on up is infinite or not a number
 ROUNDED_UP = np.uint32(0x7F7F8000)  # a magnitude from here on up is infinite as a bfloat16
@@ -121,7 +122,10 @@ less, same = _of_two(_compared("<"), types.int32), _of_two(_compared("=="), type
 
 @intrinsic
 def gather(context: Any, codes: Any, at: Any, first: Any, last: Any, out: Any, number: Any) -> Any:
-    """Write those of the LANES codes from `at` on that lie between two to `out[number:]`; how many there are."""
+    """Write those of the LANES codes from `at` on that lie between two to `out[number:]`; how many there are.
+
+    The first of the two must be less than the last.
+    """
 
     def gathered(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         (codes, at, first, last, out, number), (from_type, _, _, _, to_type, _) = args, signature.args

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from merging.kernels import SMALL
 from merging.kernels.bits import BLOCK, INFINITE, as_float, kernel, lift, lower
 
 ZERO = np.float32(0)
-SMALL = 2.0**-64  # sums of squares in float32 that are less may have lost a part that matters
 
 
 @kernel
@@ -104,12 +104,18 @@ def _squares(bits: Any, eights: Any) -> Any:
             _add(sums[expert], eights)
     total = np.empty(experts)
     for expert in range(experts):
-        half = len(eights)
-        while half > 1:
-            half //= 2
-            _add(sums[expert][:half], sums[expert][half : 2 * half])
-        total[expert] = sums[expert][0]
+        total[expert] = together(sums[expert])
     return total
+
+
+@kernel
+def together(sums: Any) -> Any:
+    """The sum of sums, a power of two of them, which are added by halves."""
+    half = len(sums)
+    while half > 1:
+        half //= 2
+        _add(sums[:half], sums[half : 2 * half])
+    return sums[0]
 
 
 @kernel
@@ -126,6 +132,15 @@ def _eight_squares(row: Any, base: Any, out: Any) -> None:
         e, f = kind(as_float(row4[i]) - base4[i]), kind(as_float(row5[i]) - base5[i])
         g, h = kind(as_float(row6[i]) - base6[i]), kind(as_float(row7[i]) - base7[i])
         out[i] = ((a * a + b * b) + (c * c + d * d)) + ((e * e + f * f) + (g * g + h * h))
+
+
+@kernel
+def add_up(values: Any, sums: Any) -> None:
+    """Add a block's numbers in float64 to the sums of all entries that are so many apart, a power of two of them."""
+    for start in range(0, len(values), len(sums)):
+        part = values[start : start + len(sums)]
+        for i in range(len(part)):
+            sums[i] += np.float64(part[i])
 
 
 @kernel

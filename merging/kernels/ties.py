@@ -67,11 +67,11 @@ def merge(
         stop = min(start + BLOCK, size)
         count = stop - start
         _vote(bits, start, stop, thresholds, weights, base, tau, votes)
-        _elect(votes[:count], majority, sign)
+        elect(votes[:count], majority, sign)
         total[:count] = ZERO
         counted[:count] = ZERO
         for expert in range(experts):
-            _agree(tau[expert][:count], weights[expert], sign, total, counted)
+            agree(tau[expert][:count], weights[expert], sign, total, counted)
         if averaged:
             for i in range(count):
                 total[i] /= ONE if abs(counted[i]) <= least else counted[i]
@@ -82,7 +82,7 @@ def merge(
 
 
 @kernel
-def _elect(votes: Any, majority: Any, sign: Any) -> None:
+def elect(votes: Any, majority: Any, sign: Any) -> None:
     """1 where a positive sign is elected, -1 elsewhere."""
     for i in range(len(votes)):
         vote = majority if votes[i] == ZERO else votes[i]
@@ -90,7 +90,7 @@ def _elect(votes: Any, majority: Any, sign: Any) -> None:
 
 
 @kernel
-def _agree(row: Any, weight: Any, sign: Any, total: Any, counted: Any) -> None:
+def agree(row: Any, weight: Any, sign: Any, total: Any, counted: Any) -> None:
     """Add the entries of a trimmed task vector that have the elected sign, and count their weight."""
     for i in range(len(row)):
         part = weight * row[i]

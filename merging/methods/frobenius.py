@@ -13,6 +13,7 @@ from merging.groups import Groups
 from merging.lazy import torch
 from merging.method import FactorCoefficients, TaskCoefficients, method
 from merging.params import Param, ShortScaling
+from merging.trace import tell
 from merging.vectors import squares
 
 if TYPE_CHECKING:
@@ -65,6 +66,13 @@ def lengths_of(squares: Tensor, scope: str, lora: str) -> Tensor:
     paper="https://arxiv.org/abs/2506.02478",
     formula=r"W = W_0 + \lambda \sum_i \alpha_i \tau_i, \qquad"
     r"\alpha_i = \frac{\lVert\tau_i\rVert_F^{\,k}}{\sum_j \lVert\tau_j\rVert_F^{\,k}}",
+    where=r"$k$ is the exponent, and $\alpha_i$ the share of expert $i$: 0 for one that did not move, unless $k$ is "
+    "0. The norms are those of each tensor, or with `scope: model` of all tensors together.",
+    use="when experts moved by very different amounts, and one number for all layers would drown the quiet ones "
+    "or let the loud one win everywhere. It needs no tuning: with a scaling of 1 no tensor moves further "
+    "than the expert that moved furthest.",
+    differs="No code is public. The published objective has this minimum; its exponent, what biases and norms get, "
+    "and how adapters are averaged could not be confirmed, and are choices here.",
     survey=lengths,
     scope="tensor",
 )
@@ -84,8 +92,14 @@ def frobenius(
     """
     exponent = k if matrix or others == "from" else 0
     down = norm_weights(survey[:, 0], exponent)
-    if factored and lora == "factors":
-        return FactorCoefficients(down, norm_weights(survey[:, 1], exponent), scaling)
+    apart = factored and lora == "factors"
+    tell("norms of A" if apart else "norms", survey[:, 0], "expert")
+    tell("α of A" if apart else "α", down, "expert")
+    if apart:
+        up = norm_weights(survey[:, 1], exponent)
+        tell("norms of B", survey[:, 1], "expert")
+        tell("α of B", up, "expert")
+        return FactorCoefficients(down, up, scaling)
     if factored and lora == "weights":
         return FactorCoefficients(down.sqrt(), down.sqrt(), scaling)
     return TaskCoefficients((scaling * down).float())

@@ -10,7 +10,9 @@ from merging.lazy import torch
 from merging.method import Blend, Group, Groups, Kernel, method
 from merging.params import Density, Param, Scaling, Weight
 from merging.ranking import order_statistics
-from merging.vectors import Picked, count_magnitudes, magnitudes, total
+from merging.sparse import ELECTED, MEAN
+from merging.trace import tell
+from merging.vectors import Picked, count_magnitudes, disjoint, largest, least, magnitudes, total
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,17 +62,26 @@ def fused(survey: Trim, values: dict[str, Any]) -> Kernel | None:
     from merging.kernels import ties as kernel
 
     thresholds, weight, averaged = survey.thresholds.numpy(), values["weight"].numpy(), values["merge"] == "mean"
-    numbers = (float(survey.majority), values["scaling"], float(_least(values["weight"])))
-    majority, scaling, least = (np.float32(number) for number in numbers)
-    return lambda bits, out: kernel.merge(bits, thresholds, weight, majority, scaling, averaged, least, out)
+    numbers = (float(survey.majority), values["scaling"], float(least(values["weight"])))
+    majority, scaling, small = (np.float32(number) for number in numbers)
+    return lambda group, out: kernel.merge(group.bits, thresholds, weight, majority, scaling, averaged, small, out)
 
 
 @method(
     title="TIES-Merging",
     paper="https://arxiv.org/abs/2306.01708",
-    formula=r"W = W_0 + \lambda\,\tau_m, \qquad"
-    r"\tau_{m,p} = \operatorname{mean}\{\hat\tau_{i,p} : \operatorname{sign}\hat\tau_{i,p} = \gamma_p\}, \qquad"
-    r"\gamma_p = \operatorname{sign}\sum_i \hat\tau_{i,p}",
+    formula=rf"\begin{{gathered}}{MEAN}, \qquad "
+    rf"\hat\tau_i = \big[\,|\tau_i| \ge t_i\,\big] \odot \tau_i, \\{ELECTED}\end{{gathered}}",
+    where=r"$t_i$ is the magnitude that leaves a share $\rho_i$ of the entries, $\gamma_p$ the sign that entry $p$ is "
+    r"given, and $A_p$ are the experts that agree with it. Where the sum is 0, $\gamma_p$ is the sign that most "
+    "entries elect. That is with `sign: mass` and `merge: mean`: `sum` leaves the divisor out, and `max` takes the "
+    r"largest $w_i \hat\tau_{i,p}$ of $A_p$. The other sign rules elect by shares of squared norms, where of $w_i$ "
+    "the sign counts.",
+    use="when several experts of one base contradict each other in sign, which plain addition turns into "
+    "nothing. A scaling between 1 and 2 is usual; a smaller density helps when there are many experts.",
+    differs="An expert without a task vector takes no part in the elections by norms, where the code elects by NaN; "
+    "a density of 1 trims nothing, where the code fails. A weight for each expert is an addition, after "
+    "mergekit's; so is the variant of that name.",
     survey=survey,
     fused=fused,
 )
@@ -86,23 +97,17 @@ def ties(
 ) -> Blend:
     """Trims each task vector to its largest entries, elects one sign per entry, and averages those that agree."""
     tau = _trimmed(experts - base, survey.thresholds)
+    tell("threshold", survey.thresholds, "expert")
+    tell("trimmed", tau)
     gamma = _elect(tau, survey, sign, weight)
     gamma = torch.where(gamma == 0, survey.majority, gamma)
+    tell("elected sign", gamma, "entry")
     weighted = weight[:, None] * tau
     # Where the majority is a draw, too, the authors' comparison falls to the negative side.
     agrees = torch.where(gamma > 0, weighted > 0, weighted < 0)
     if merge == "max":
-        return Blend(_largest(torch.where(agrees & (gamma != 0), weighted, 0.0)), 1.0, scaling)
-    parts = torch.where(agrees, weighted, 0.0)
-    if merge == "sum":
-        return Blend(parts, 1.0, scaling)
-    count = total(weight[:, None] * agrees)
-    nothing = count.abs() <= _least(weight)  # no expert, or weights that cancel but for rounding
-    return Blend(parts, torch.where(nothing, 1.0, count), scaling)
-
-
-def _least(weight: Tensor) -> Tensor:
-    return 1e-6 * weight.abs().sum()
+        return Blend(largest(torch.where(agrees & (gamma != 0), weighted, 0.0)), 1.0, scaling)
+    return Blend(*disjoint(weighted, agrees, weight, merge), scaling)
 
 
 def _thresholds(groups: Groups, density: list[float], variant: str) -> Tensor:
@@ -144,9 +149,3 @@ def _elect(tau: Tensor, trim: Trim, sign: str, weight: Tensor) -> Tensor:
     if sign == "normmass":
         return total(signs * share).sign()
     return signs.gather(0, share.argmax(0, keepdim=True))[0]
-
-
-def _largest(parts: Tensor) -> Tensor:
-    """Only the part of largest magnitude at each entry, the first expert's on ties."""
-    winner = parts.abs().argmax(0, keepdim=True)
-    return torch.zeros_like(parts).scatter_(0, winner, parts.gather(0, winner))

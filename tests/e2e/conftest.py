@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import ConsoleMessage, Page, Request, expect
+from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
 
 ROOT = Path(__file__).parents[2]
 FLAGS = [
@@ -87,8 +87,8 @@ def running_app(workplace: Path, proxy: int) -> Iterator[str]:
 
 
 @pytest.fixture
-def visit(page: Page, app_url: str) -> Iterator[Page]:
-    """A page that has opened the app and drawn both heatmaps; afterwards, that it made no stray request or error."""
+def watched(page: Page, app_url: str) -> Iterator[Page]:
+    """A page that makes no stray request and no error."""
     strays, errors = [], []
 
     def watch(request: Request) -> None:
@@ -102,11 +102,17 @@ def visit(page: Page, app_url: str) -> Iterator[Page]:
     page.on("request", watch)
     page.on("console", listen)
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(app_url)
-    drawn(page, "#weights")
     yield page
     assert not strays
     assert not errors
+
+
+@pytest.fixture
+def visit(watched: Page, app_url: str) -> Page:
+    """A watched page that has opened the app and drawn both heatmaps."""
+    watched.goto(app_url)
+    drawn(watched, "#weights")
+    return watched
 
 
 def drawn(page: Page, plot: str) -> None:
@@ -123,12 +129,96 @@ def figure(page: Page, plot: str) -> list[dict[str, Any]]:
 
 def choose_models(page: Page, base: Path | str, experts: list[Path]) -> None:
     """Type paths into the two fields, as a person would."""
-    page.locator("#experts .token-remove").last.click()
+    if page.locator("#experts .token-remove").count():
+        page.locator("#experts .token-remove").last.click()
     field = page.locator("#base input")
     field.fill(str(base))
     field.press("Enter")
+    add_experts(page, experts)
+
+
+def add_experts(page: Page, experts: list[Path]) -> None:
+    """Type more paths into the field of the experts."""
     for expert in experts:
         field = page.locator("#experts input")
         field.fill(str(expert))
         field.press("Enter")
-    field.press("Escape")
+    page.locator("#experts input").press("Escape")
+
+
+def choose_method(page: Page, kind: str, title: str) -> None:
+    """Pick a method from those of its kind."""
+    page.locator("#method-kind").get_by_label(kind).click()
+    page.locator("#method").get_by_label(title, exact=True).click()
+
+
+def open_tab(page: Page, tabs: str, title: str) -> None:
+    """Show one of the views of a section."""
+    tab = page.locator(tabs).get_by_role("tab", name=title, exact=True)
+    menu = page.locator(tabs).locator(".overflow-menu").first
+    if menu.is_visible() and not tab.is_visible():  # the section is too narrow for all
+        menu.locator("> button").click()
+        menu.get_by_text(title, exact=True).click()
+        return
+    tab.click()
+    expect(tab).to_have_attribute("aria-selected", "true")
+
+
+def set_number(page: Page, name: str, value: str) -> None:
+    """Type a number into the box of a slider, or into a number's."""
+    field = page.locator(f"#{name} input[type=number]")
+    field.fill(value)
+    field.press("Enter")
+
+
+def pick(page: Page, plot: str, tensor: str, panel: int = 0, column: int = 0) -> None:
+    """Click a tensor's cell, exactly: in a panel of the plot, and of an expert's column where columns are experts."""
+    page.locator(f"{plot} .pv-box").evaluate(
+        """(box, [tensor, panel, column]) => {
+          const data = box.data.filter((trace) => trace.customdata.some((cells) => cells.includes(tensor)))[panel];
+          const row = data.customdata.findIndex((cells) => cells.includes(tensor));
+          const at = Math.max(column, data.customdata[row].indexOf(tensor));
+          box.emit('plotly_click', {points: [{customdata: tensor, data, pointIndex: [row, at]}]});
+        }""",
+        [tensor, panel, column],
+    )
+
+
+def weights_of(page: Page, tensor: str) -> list[float]:
+    """The coefficients that the page shows for a tensor."""
+    trace = figure(page, "#weights")[0]
+    row = [cells[0] for cells in trace["cells"]].index(tensor)
+    return list(trace["z"][row])
+
+
+def expect_weights(page: Page, tensor: str, weights: list[float]) -> None:
+    """Wait until the page shows these coefficients for a tensor."""
+    page.wait_for_function(
+        """([tensor, weights]) => {
+          const trace = (document.querySelector('#weights .pv-box').data || [])[0];
+          const row = trace ? trace.customdata.findIndex((cells) => cells[0] === tensor) : -1;
+          return row >= 0 && weights.length === trace.z[row].length
+            && weights.every((weight, column) => Math.abs(weight - trace.z[row][column]) < 1e-3);
+        }""",
+        arg=[tensor, weights],
+    )
+
+
+def numbers(page: Page, plot: str) -> list[tuple[str, list[list[str]]]]:
+    """The tables behind a plot: their captions and cells."""
+    details = page.locator(f"{plot} .pv-numbers")
+    if details.get_attribute("open") is None:
+        details.locator("summary").click()
+    expect(details.locator("table").first).to_be_visible()
+    script = """(div) => [...div.querySelectorAll('table')].map((table) => [
+      table.caption ? table.caption.textContent : '',
+      [...table.rows].map((row) => [...row.cells].map((cell) => cell.textContent))])"""
+    found: list[list[Any]] = details.locator("div").evaluate(script)
+    return [(title, rows) for title, rows in found]
+
+
+def saved(page: Page, button: Locator) -> tuple[str, str]:
+    """The name and the text of the file that a button downloads."""
+    with page.expect_download() as caught:
+        button.click()
+    return caught.value.suggested_filename, Path(caught.value.path()).read_text(encoding="utf-8")

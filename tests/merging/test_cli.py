@@ -1,8 +1,10 @@
 """The command line: what it prints, where, and with which exit code."""
 
+import io
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from inspect import signature
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file
 
@@ -22,12 +25,11 @@ from merging.cli import main
 from merging.cli import merge as merge_command
 from merging.cli.progress import stoppable
 from merging.engine import Step, merge
-from merging.method import METHODS
 from merging.recipe import Recipe, load_recipe
 from tests.conftest import Family, random_tensors, write_model
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["merge", "check", "inspect", "verify", "methods"]
+COMMANDS = ["merge", "check", "inspect", "extract", "verify", "methods", "collect", "export"]
 needs_verify = pytest.mark.skipif(not find_spec("merging.verify"), reason="there is no merging.verify yet")
 needs_preflight = pytest.mark.skipif(not find_spec("merging.preflight"), reason="there is no merging.preflight yet")
 Out = pytest.CaptureFixture[str]
@@ -173,10 +175,54 @@ def test_ctrl_c_stops_a_merge_in_good_order(
 
     told, wrong = capsys.readouterr()
     assert (code, told) == (130, "")
-    assert "Stopped. Nothing was written" in wrong
-    assert "goes on where this one stopped" in wrong
+    assert wrong == f"Stopped. Nothing was written to {tmp_path / 'out'}.\n"  # no tensor is finished
     assert not (tmp_path / "out").exists()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_merge_that_is_stopped_midway_says_that_it_can_go_on(
+    sent: signal.Signals, recipe: Path, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def progress(quiet: bool) -> Iterator[Callable[[Step], None]]:
+        def press(step: Step) -> None:
+            if step.done == step.total - 1:
+                signal.raise_signal(sent)
+                time.sleep(0.05)  # until the main thread has heard of it
+
+        yield press
+
+    monkeypatch.setattr(merge_command, "progress", progress)
+    command = ["merge", str(recipe), str(tmp_path / "out"), "--workers=1"]
+
+    assert main(command) == 130
+    assert capsys.readouterr().err.endswith("out. The same command goes on where this one stopped.\n")
+    assert main(["check", *command[1:3]]) == 0
+    assert "Kept of a merge to the same place that was broken off: " in capsys.readouterr().out
+    monkeypatch.undo()
+    assert main(command) == 0
+    assert re.search(
+        r"^Went on from a run that was stopped, in which \d tensors? w", capsys.readouterr().out, re.MULTILINE
+    )
+
+
+def test_a_recipe_can_come_in(recipe: Path, tmp_path: Path, capsys: Out, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(recipe.parent)  # where its paths start
+    monkeypatch.setattr("sys.stdin", io.StringIO(recipe.read_text()))
+
+    assert main(["check", "-"]) == 0
+
+
+@pytest.mark.parametrize("command", ["merge a b --jsn", "check a --dry-run", "methods --text", "verify out more"])
+def test_what_a_command_does_not_know_is_told_with_its_own_usage(command: str, capsys: Out) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(command.split())
+
+    told = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert told.startswith(f"usage: python -m merging {command.split()[0]} ")
+    assert f"unrecognized arguments: {command.split()[-1]}" in told
 
 
 def test_a_second_ctrl_c_does_not_wait() -> None:
@@ -281,21 +327,6 @@ def test_what_cannot_be_inspected_is_one_sentence(tmp_path: Path, capsys: Out) -
     assert wrong == f"There is no file or folder `{tmp_path / 'none'}`. Check the path.\n"
 
 
-def test_methods_lists_every_parameter_by_its_recipe_key(capsys: Out) -> None:
-    main(["methods"])
-    told = capsys.readouterr().out
-    main(["methods", "--json"])
-    content = {method["name"]: method for method in json.loads(capsys.readouterr().out)}
-
-    assert list(content) == list(METHODS)
-    for name, method in METHODS.items():
-        assert f"{name}: {method.title}" in told
-        assert [param["name"] for param in content[name]["parameters"]] == [p.key for p in method.params.values()]
-    density = next(param for param in content["ties"]["parameters"] if param["name"] == "density")
-    assert density["default"] == 0.2
-    assert density["high"] == 1.0
-
-
 @needs_preflight
 def test_checking_tells_what_a_merge_will_do_and_does_nothing(recipe: Path, tmp_path: Path, capsys: Out) -> None:
     code = main(["check", str(recipe), str(tmp_path / "out")])
@@ -331,6 +362,41 @@ def test_a_recipe_that_cannot_be_read_is_a_finding(recipe: Path, capsys: Out) ->
     assert main(["check", str(recipe), "--json"]) == 1
 
     assert json.loads(capsys.readouterr().out)["problems"]
+
+
+@pytest.mark.parametrize("command", ["check", "merge"])
+def test_models_that_are_not_there_are_told_with_values_that_are_wrong(
+    command: str, recipe: Path, tmp_path: Path, capsys: Out
+) -> None:
+    content = yaml.safe_load(recipe.read_text()) | {"base_model": "bsae", "parameters": {"densty": 1, "lambda": "x"}}
+    content["models"][1]["model"] = "expert-3"
+    recipe.write_text(yaml.safe_dump(content))
+
+    assert main([command, str(recipe), str(tmp_path / "out")]) == 1
+
+    told = "".join(capsys.readouterr())
+    for words in (
+        "TIES-Merging has no parameter `densty`. Did you mean `density`?",
+        "`lambda` must be a number, but it is 'x'.",
+        f"There is no file or folder `{tmp_path / 'bsae'}`. Check the path.",
+        f"There is no file or folder `{tmp_path / 'expert-3'}`. Check the path.",
+    ):
+        assert told.count(words) == 1
+    assert "expert-1" not in told
+    if command == "check":
+        assert told.startswith("4 problems:\n  ")
+
+
+def test_warnings_stay_when_there_are_problems(recipe: Path, capsys: Out) -> None:
+    content = yaml.safe_load(recipe.read_text())
+    recipe.write_text(yaml.safe_dump({"merge_method": "ties", "base_model": "base", "modles": content["models"]}))
+
+    main(["check", str(recipe), "--json"])
+
+    told = json.loads(capsys.readouterr().out)
+    assert len(told["problems"]) == 1
+    assert told["warnings"][0].endswith("Did you mean `models`?")
+    assert "add `mergescope: 1`" in told["warnings"][1]
 
 
 @needs_preflight
@@ -374,3 +440,85 @@ def test_a_folder_that_was_not_merged_cannot_be_verified(family: Family, capsys:
     assert main(["verify", str(base)]) == 1
 
     assert capsys.readouterr().err
+
+
+def test_merging_adapters_into_one_is_told_with_how_to_load_it(tmp_path: Path, capsys: Out) -> None:
+    adapters = [f"{{model: {ROOT / 'zoo' / name}}}" for name in ("python-lora", "bible-lora")]
+    text = f"mergescope: 1\nmerge_method: from\nresult: adapter\nrank: 2\nmodels: [{', '.join(adapters)}]\n"
+    (tmp_path / "recipe.yaml").write_text(text)
+    named = [str(tmp_path / "recipe.yaml"), str(tmp_path / "out")]
+
+    assert main(["check", *named]) == 0
+    told = capsys.readouterr().out
+    assert "The adapter has rank 2.\n" in told
+    assert "It reads" in told
+    assert main(["check", named[0], "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["ranks"].values()) == {2}
+    assert main(["merge", *named]) == 0
+
+    told = capsys.readouterr().out
+    assert "Merged python-lora and bible-lora into one adapter by FroM." in told
+    assert "Warning: The rank leaves out" in told
+    assert f'Load it: peft.PeftModel.from_pretrained(base, "{(tmp_path / "out").as_posix()}")' in told
+    assert main(["verify", named[1]]) == 0
+    assert main(["inspect", named[1]]) == 0
+    assert "LoRA, rank 2" in capsys.readouterr().out
+
+
+def test_a_recipe_is_exported_as_mergekits(recipe: Path, tmp_path: Path, capsys: Out) -> None:
+    recipe.write_text(recipe.read_text().replace("ties", "from"))
+
+    code = main(["export", str(recipe)])
+
+    told, wrong = capsys.readouterr()
+    assert (code, wrong) == (0, "")
+    (tmp_path / "kit.yaml").write_text(told)
+    assert "mergescope" not in told
+    for source in ("recipe.yaml", "kit.yaml"):
+        assert main(["merge", str(tmp_path / source), str(tmp_path / source[:-5]), "--quiet"]) == 0
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("recipe", "kit"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(other[name], tensor, rtol=1e-6, atol=1e-6)
+
+
+def test_what_mergekit_lacks_is_not_exported(recipe: Path, capsys: Out) -> None:
+    assert main(["export", str(recipe)]) == 1
+
+    told, wrong = capsys.readouterr()
+    assert told == ""
+    assert wrong == "mergekit's ties is `scope: tensor`, and this recipe says `scope: model`. Change that.\n"
+
+
+def test_inspecting_experts_tells_how_far_they_went_and_where_they_conflict(family: Family, capsys: Out) -> None:
+    base, experts = family(3)
+    paths = [str(base), *map(str, experts)]
+
+    assert main(["inspect", *paths]) == 0
+
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == "base and 3 of its experts, 4 tensors"
+    assert [line.split()[0] for line in told[2:5]] == ["expert-1", "expert-2", "expert-3"]
+    assert [" ".join(line.split()[:3]) for line in told[7:10]] == [
+        f"expert-{one} and expert-{other}" for one, other in ((1, 2), (1, 3), (2, 3))
+    ]
+
+    assert main(["inspect", *paths, "--json"]) == 0
+
+    found = json.loads(capsys.readouterr().out)
+    start, moved = (load_file(Path(path) / "model.safetensors") for path in paths[:2])
+    squares = sum(float((moved[name] - start[name]).double().square().sum()) for name in start)
+    assert found["experts"][0]["norm"] == pytest.approx(squares**0.5)
+    assert found["pairs"][0]["experts"] == ["expert-1", "expert-2"]
+    assert 0 < found["pairs"][0]["conflict"] < 1
+    assert {tensor["name"] for tensor in found["tensors"]} == set(start)
+    assert found["warnings"] == []
+
+
+def test_inspecting_experts_warns_of_one_that_is_the_base(family: Family, capsys: Out) -> None:
+    base, _ = family(1)
+
+    assert main(["inspect", str(base), str(base)]) == 0
+
+    told = capsys.readouterr().out
+    assert "Warning: base equals the base model: it adds nothing." in told
+    assert "–" in told

@@ -132,3 +132,18 @@ def test_no_thread_stays_and_torch_keeps_its_own() -> None:
 
     assert threading.active_count() == threads
     assert torch.get_num_threads() == own
+
+
+def test_of_two_crews_at_once_the_last_gives_torch_its_threads_back() -> None:
+    own = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        first, second = crew(2, None), crew(2, None)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        assert torch.get_num_threads() == 1
+        second.__exit__(None, None, None)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(own)

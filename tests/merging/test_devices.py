@@ -11,12 +11,12 @@ import torch
 from merging import engine
 from merging.engine import merge
 from merging.errors import MergeError
-from merging.kernels import pcb, ranks, sums, ties
+from merging.kernels import della, draws, entries, gram, pcb, ranks, sce, sparse, sums, ties
 from merging.method import METHODS, Group, Groups
 from merging.preflight import check
 from merging.recipe import Recipe
 from merging.writer import writer
-from tests.conftest import Family
+from tests.conftest import DATA_FREE, Family
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("linear", {}),
@@ -29,7 +29,15 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("pcb", {}),
     ("pcb", {"variant": "pairwise"}),
     ("pcb", {"variant": "vision", "scope": "tensor"}),
+    ("sce", {"select_topk": 0.5}),
+    ("dare_linear", {"rescale": "l1"}),
+    ("della", {"rescale": "l1"}),
+    ("breadcrumbs_ties", {"rescale": "l1"}),
+    ("slerp", {"t": 0.3}),
+    ("nuslerp", {"nuslerp_flatten": False}),
+    ("model_stock", {"filter_wise": True}),
 ]
+SETTINGS += [(name, {}) for name in DATA_FREE if name not in [known for known, _ in SETTINGS]]
 KERNELS = [
     (sums, "weighted_sum"),
     (sums, "squares"),
@@ -38,6 +46,12 @@ KERNELS = [
     (ties, "balance"),
     (pcb, "merge"),
     (pcb, "score"),
+    (draws, "uniforms"),
+    (della, "sampled"),
+    *((sparse, name) for name in ("dropped", "trimmed", "sums", "blend")),
+    *((entries, name) for name in ("magmax", "emr", "ram", "consensus", "nearswap", "chosen")),
+    *((sce, name) for name in ("variances", "squares", "sce")),
+    (gram, "products"),
 ]
 
 
@@ -86,14 +100,14 @@ def test_a_device_is_one_problem_among_the_others(family: Family) -> None:
 
     found = check(Recipe("ties", base, tuple(experts), values={"density": 7}), workers=0, device="nowhere")
 
-    assert [problem.partition(" ")[0] for problem in found.problems] == ["Density", "There", "There"]
+    assert [problem.partition(" ")[0] for problem in found.problems] == ["`density`", "There", "There"]
 
 
 @pytest.mark.parametrize(("method", "values"), SETTINGS)
 def test_without_kernels_nothing_but_torch_is_used(
     method: str, values: dict[str, Any], family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base, experts = family(3, torch.bfloat16)
+    base, experts = family(METHODS[method].taking(3), torch.bfloat16)
     recipe = Recipe(method, base, tuple(experts), values=values)
     merge(recipe, tmp_path / "fast")
     monkeypatch.setattr(Group, "fused", False)
@@ -109,8 +123,11 @@ def test_without_kernels_nothing_but_torch_is_used(
 def but_for_a_trial(kernel: Callable[..., Any]) -> Callable[..., Any]:
     """A kernel that may be used on two entries only, as before the work when passes are counted."""
 
+    draws_only = kernel is draws.uniforms
+
     def used(bits: Any, *given: Any) -> Any:
-        assert bits.shape[1] == 2, "a kernel was used"
+        chunk = given[-1] if draws_only else bits
+        assert chunk.shape[1] == 2, "a kernel was used"
         return kernel(bits, *given)
 
     return used
@@ -121,7 +138,7 @@ def test_the_engine_hands_its_device_to_every_group(
     method: str, values: dict[str, Any], family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`cpu:0` is the processor by another name, which no kernel knows."""
-    base, experts = family(3, torch.bfloat16)
+    base, experts = family(METHODS[method].taking(3), torch.bfloat16)
     recipe = Recipe(method, base, tuple(experts), values=values)
     merge(recipe, tmp_path / "fast")
     plain = engine.check
@@ -138,20 +155,25 @@ def test_the_engine_hands_its_device_to_every_group(
 
     merge(recipe, tmp_path / "plain", device="cpu:0")
 
-    assert "cpu:0" in devices
+    assert "cpu:0" in devices or METHODS[method].whole  # where no kernel is asked for
     if method != "pcb":
         assert files_of(tmp_path / "fast") == files_of(tmp_path / "plain")
 
 
-@pytest.mark.parametrize(("method", "values"), SETTINGS)
+IN_CHUNKS = [(name, values) for name, values in SETTINGS if not METHODS[name].whole]  # the others are not cut
+
+
+@pytest.mark.parametrize(("method", "values"), IN_CHUNKS)
 def test_every_definition_can_run_on_another_device(
     method: str, values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torch's `meta` device has shapes and no numbers, and like every other it refuses to be mixed with the cpu."""
     found, cpu = METHODS[method], torch.Tensor.cpu
-    known = found.filled(values, 3)
+    experts = found.taking(3)
+    known = found.filled(values, experts)
     groups = [
-        Group(name, torch.zeros(4, 2), torch.ones(3, 4, 2)).cut(0, 8).weighed(known["weight"]) for name in ("a", "b")
+        Group(name, torch.zeros(4, 2), torch.ones(experts, 4, 2)).cut(0, 8).weighed(known["weight"])
+        for name in ("a", "b")
     ]
     for group in groups:
         group.device = "meta"

@@ -4,6 +4,7 @@ import shutil
 import threading
 from collections import namedtuple
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from merging import groups, passes, ranking
 from merging.checkpoint import Checkpoint, open_checkpoint
 from merging.engine import Step, merge, merge_groups
 from merging.errors import MergeError, MergeStopped
+from merging.header import STORED_AS
 from merging.method import METHODS, Group
 from merging.output import Output
 from merging.publish import target
 from merging.recipe import Recipe, load_recipe
-from tests.conftest import TEMPLATE, Family, random_tensors, write_model
+from tests.conftest import DATA_FREE, TEMPLATE, Family, random_tensors, write_model
 
-NAMES = list(METHODS)
+NAMES = DATA_FREE
 
 
 def in_memory(method: str, base: Path, experts: list[Path], **values: Any) -> dict[str, torch.Tensor]:
@@ -56,7 +58,7 @@ def stop_after(steps: int) -> tuple[Any, threading.Event]:
 def test_a_merged_folder_holds_what_the_method_gives(
     method: str, shards: int, family: Family, tmp_path: Path, small_chunks: Callable[..., None]
 ) -> None:
-    base, experts = family(3, shards=shards)
+    base, experts = family(METHODS[method].taking(3), shards=shards)
     small_chunks(7)
 
     merge(Recipe(method, base, tuple(experts)), tmp_path / "out")
@@ -70,7 +72,7 @@ def test_a_merged_folder_holds_what_the_method_gives(
 
 @pytest.mark.parametrize("method", NAMES)
 def test_the_same_recipe_gives_the_same_bytes(method: str, family: Family, tmp_path: Path) -> None:
-    base, experts = family(3, torch.bfloat16)
+    base, experts = family(METHODS[method].taking(3), torch.bfloat16)
     recipe = Recipe(method, base, tuple(experts))
 
     merge(recipe, tmp_path / "one")
@@ -81,7 +83,7 @@ def test_the_same_recipe_gives_the_same_bytes(method: str, family: Family, tmp_p
 
 @pytest.mark.parametrize("method", NAMES)
 def test_the_recipe_in_the_result_makes_it_again(method: str, family: Family, tmp_path: Path) -> None:
-    base, experts = family(2)
+    base, experts = family(METHODS[method].taking(2))
     weights = (0.5, 1.5) if "weight" in METHODS[method].params else ()
     merge(Recipe(method, base, tuple(experts), weights), tmp_path / "one")
 
@@ -284,6 +286,21 @@ def test_passes_that_nobody_expected_are_still_before_the_end(
     assert all(step.bytes_done < step.bytes_total for step in steps[:-1])
 
 
+def test_a_piece_that_is_read_again_counts_once(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A read in one call that fails is tried again part by part."""
+    files = pytest.importorskip("merging.kernels.files")
+    base, experts = family(2)
+    steps: list[Step] = []
+    monkeypatch.setattr(files, "squares", lambda *_: False)
+
+    merge(Recipe("from", base, tuple(experts), values={"scope": "model"}), tmp_path / "out", steps.append)
+
+    assert [step.done for step in steps] == list(range(9))
+    assert {step.total for step in steps} == {8}
+
+
 def test_a_survey_of_each_tensor_takes_turns_with_its_merge(family: Family, tmp_path: Path) -> None:
     base, experts = family(2)
     steps: list[Step] = []
@@ -409,7 +426,7 @@ def test_a_target_below_a_file_is_refused(family: Family, tmp_path: Path) -> Non
     with pytest.raises(MergeError) as caught:
         merge(Recipe("linear", base, tuple(experts)), tmp_path / "notes.txt" / "out")
 
-    assert str(caught.value) == f"{tmp_path}/notes.txt cannot be written to. Choose another output folder."
+    assert str(caught.value) == f"{tmp_path}/notes.txt is a file. Choose another output folder."
 
 
 Usage = namedtuple("Usage", "total used free")
@@ -417,7 +434,7 @@ Usage = namedtuple("Usage", "total used free")
 
 @pytest.mark.parametrize(
     ("free", "words"),
-    [(0, "0 bytes free and the merge needs 336 bytes"), (336, "336 bytes free and the merge needs 336 bytes")],
+    [(0, "0 bytes free and the merge needs 462 bytes"), (336, "336 bytes free and the merge needs 462 bytes")],
 )
 def test_a_full_disk_is_found_before_anything_is_written(
     free: int, words: str, family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -460,8 +477,10 @@ def test_everything_that_headers_tell_is_checked_before_a_weight_is_read(
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("model", ["base", "expert-2"])
-@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "from", "pcb"])
+@pytest.mark.parametrize(
+    ("method", "model"),
+    [("linear", "expert-2"), *product(["task_arithmetic", "ties", "from", "pcb"], ["base", "expert-2"])],
+)
 def test_a_number_that_is_not_finite_is_named(
     number: float, model: str, method: str, family: Family, tmp_path: Path, both_paths: str
 ) -> None:
@@ -480,14 +499,18 @@ def test_a_number_that_is_not_finite_is_named(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "expert-1", "expert-2"]
 
 
-def test_a_result_too_large_for_its_dtype_is_refused(tmp_path: Path) -> None:
-    base = write_model(tmp_path / "base", {"w": torch.zeros(2, dtype=torch.float16)})
-    expert = write_model(tmp_path / "expert", {"w": torch.tensor([1.0, 40000.0], dtype=torch.float16)})
+@pytest.mark.parametrize(("dtype", "large"), [(torch.float16, 40000.0), (torch.bfloat16, 2e38), (torch.float32, 2e38)])
+def test_a_result_too_large_for_its_dtype_is_refused(dtype: torch.dtype, large: float, tmp_path: Path) -> None:
+    base = write_model(tmp_path / "base", {"w": torch.zeros(2, dtype=dtype)})
+    expert = write_model(tmp_path / "expert", {"w": torch.tensor([1.0, large], dtype=dtype)})
 
     with pytest.raises(MergeError) as caught:
         merge(Recipe("task_arithmetic", base, (expert,), values={"lambda": 2}), tmp_path / "out")
 
-    assert str(caught.value) == "The merged `w` is too large for F16. Lower the scaling."
+    assert (
+        str(caught.value)
+        == f"The merged `w` is too large for {STORED_AS[str(dtype).removeprefix('torch.')]}. Lower the scaling."
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "expert"]
 
 

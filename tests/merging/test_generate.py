@@ -106,9 +106,9 @@ def test_a_file_of_another_name_in_a_folder_answers_too(tmp_path: Path) -> None:
 
 def test_models_that_do_not_fit_memory_together_answer_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "SHELF", shelf := Shelf())
-    size = generate._memory(generate.open_base(BASE))
+    size = generate.memory_of(generate.open_base(BASE))
     held = lambda: sum(loaded.bytes for loaded in shelf.models.values())  # noqa: E731
-    monkeypatch.setattr(generate, "_free_memory", lambda: 3 * size - held())  # half may be filled: one model
+    monkeypatch.setattr(generate, "free_memory", lambda: 3 * size - held())  # half may be filled: one model
     ask = Ask("The ", temperature=0, length=4)
 
     steps = list(answers([BASE, EXPERT], BASE, ask))
@@ -120,9 +120,9 @@ def test_models_that_do_not_fit_memory_together_answer_one_after_another(monkeyp
 
 def test_models_in_memory_answer_together_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "SHELF", shelf := Shelf())
-    size = generate._memory(generate.open_base(BASE))
+    size = generate.memory_of(generate.open_base(BASE))
     held = lambda: sum(loaded.bytes for loaded in shelf.models.values())  # noqa: E731
-    monkeypatch.setattr(generate, "_free_memory", lambda: 5 * size - held())  # half may be filled: two models
+    monkeypatch.setattr(generate, "free_memory", lambda: 5 * size - held())  # half may be filled: two models
     last([BASE, EXPERT], Ask("The ", length=2))
 
     assert list(generate._batches([BASE, EXPERT], BASE)) == [[0, 1]]
@@ -130,7 +130,7 @@ def test_models_in_memory_answer_together_again(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_model_larger_than_memory_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generate, "SHELF", Shelf())
-    monkeypatch.setattr(generate, "_free_memory", lambda: 1000)
+    monkeypatch.setattr(generate, "free_memory", lambda: 1000)
 
     with pytest.raises(MergeError, match=r"base needs .* GB of memory"):
         last([BASE], Ask("The "))
@@ -184,7 +184,7 @@ def test_a_template_that_reaches_for_python_is_stopped(tmp_path: Path) -> None:
 def test_files_that_are_no_language_model_are_refused_in_one_sentence(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "odd", random_tensors(0), config={"model_type": "nothing-known"})
 
-    with pytest.raises(MergeError, match="odd could not be loaded to sample from"):
+    with pytest.raises(MergeError, match="odd could not be loaded"):
         last([folder], Ask("x"))
 
 
@@ -192,3 +192,13 @@ def test_a_model_without_a_chat_template_says_that_it_was_asked_without() -> Non
     *_, (answer,) = answers([BASE], BASE, Ask("The ", length=3, chat=True))
 
     assert "has no chat template" in answer.note
+
+
+def test_what_is_computed_between_two_tokens_is_computed_as_ever() -> None:
+    told = answers([BASE], BASE, Ask("a", length=3))
+    while next(told)[0].state != "answering":
+        pass
+
+    number = torch.ones(1, requires_grad=True)
+
+    assert (2 * number).requires_grad

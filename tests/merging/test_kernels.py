@@ -11,12 +11,13 @@ from hypothesis import example, given
 from hypothesis import settings as profile
 from hypothesis import strategies as st
 
-from merging import groups, kernels, ranking, vectors
+from merging import gram, groups, kernels, ranking, vectors
 from merging.kernels import bits as stored
-from merging.kernels import sums
+from merging.kernels import sparse, sums
 from merging.method import METHODS, Bits, Group, Groups
-from merging.methods import pcb, ties
+from merging.methods import pcb, sce, ties
 from merging.ranking import NotFiniteError
+from merging.statistics import measures
 from merging.writer import writer
 
 SIZES = [1, 7, 2047, 2048, 2049, 5000]
@@ -84,13 +85,19 @@ WEIGHTS = st.one_of(
 )
 
 
-def merged(name: str, bits: Bits, weight: list[float], like: Any, numba: bool, **values: Any) -> tuple[Any, Bits]:
+def merged(
+    name: str, bits: Bits, weight: list[float], like: Any, numba: bool, row: int = 0, **values: Any
+) -> tuple[Any, Bits]:
     """Whether the merge of one chunk is finite, and its bits; None where the survey already has something to say."""
-    method, experts = METHODS[name], len(bits) - 1
+    method = METHODS[name]
+    experts = method.taking(len(bits) - 1)
+    bits = bits[: 1 + experts]
     with on_path(numba):
         given = {"weight": weight[:experts]} if "weight" in method.params else {}
         known = method.filled({**values, **given}, experts)
-        group, out = Group.of_bits("w", bits).weighed(known["weight"]), np.empty(bits.shape[1], like)
+        group, out = Group.of_bits("w", bits, start=3).weighed(known["weight"]), np.empty(bits.shape[1], like)
+        group.axes = (row or bits.shape[1],)
+        group.unit = method.unit(group.row)
         try:
             survey = method.look(Groups.of([group]), known)
         except NotFiniteError:
@@ -98,9 +105,9 @@ def merged(name: str, bits: Bits, weight: list[float], like: Any, numba: bool, *
         return writer(method, survey, known, group)(group, out), out
 
 
-def assert_same(name: str, bits: Bits, weight: list[float], like: Any, **values: Any) -> None:
+def assert_same(name: str, bits: Bits, weight: list[float], like: Any, row: int = 0, **values: Any) -> None:
     """That kernel and torch agree: on the bytes where the merge is finite, and else on its not being so."""
-    (finite, fast), (known, slow) = (merged(name, bits, weight, like, numba, **values) for numba in (True, False))
+    (finite, fast), (known, slow) = (merged(name, bits, weight, like, numba, row, **values) for numba in (True, False))
 
     assert finite == known
     if finite:
@@ -124,6 +131,68 @@ def test_a_sum_of_models(bits: Bits, weight: list[float], like: Any) -> None:
 @given(bits=chunks(), like=DTYPES, k=st.sampled_from([0.0, 1.0, -1.0, 4.0]))
 def test_a_sum_by_norms(bits: Bits, like: Any, k: float) -> None:
     assert_same("from", bits, [], like, k=k)
+
+
+@given(bits=chunks(kinds=(near, grid, wide, edges, faint)))
+def test_what_a_first_pass_notes_of_task_vectors(bits: Bits) -> None:
+    known = []
+    for numba in (True, False):
+        with on_path(numba):
+            look = measures.Look(len(bits) - 1)
+            measured = look.tile(Group.of_bits("w", bits))
+            known.append((look.counted(), *map(torch.from_numpy, measured)))
+
+    (fast, squares, products, powers), (slow, _, _, expected) = known
+    for part in ("counts", "still", "both", "conflicts"):
+        assert np.array_equal(getattr(fast, part), getattr(slow, part))
+    tau = Group.of_bits("w", bits).tau.double()
+    sizes = torch.stack([tau.abs().pow(power).sum(1) for power in (1, 3, 4)])
+    close = (powers - expected).abs() <= 1e-12 * sizes
+    assert bool((close | ~expected.isfinite()).all())
+    assert torch.equal(powers.isfinite(), expected.isfinite())
+    with on_path(True):  # as in a merge, to the last bit
+        group = Group.of_bits("w", bits)
+        assert squares.numpy().tobytes() == vectors.squared_norms(group).numpy().tobytes()
+        assert np.array_equal(products.numpy(), gram.products(group).numpy(), equal_nan=True)
+
+
+@given(bits=chunks(kinds=(near, grid, wide, edges, faint)), densities=st.integers(1, 3))
+def test_what_trimming_leaves_of_pairs(bits: Bits, densities: int) -> None:
+    sizes = Group.of_bits("w", bits).tau.abs()
+    places = [size * (place + 1) // 4 for place in range(densities) for size in [sizes.shape[1]]]
+    thresholds = sizes.sort(1).values[:, [min(place, sizes.shape[1] - 1) for place in places]].contiguous()
+    known = []
+    for numba in (True, False):
+        left = measures.Left.empty(*thresholds.shape)
+        with on_path(numba):
+            known.append((left, torch.from_numpy(measures.trimmed(Group.of_bits("w", bits), thresholds, left))))
+
+    (fast, products), (slow, expected) = known
+    assert np.array_equal(fast.both, slow.both)
+    assert np.array_equal(fast.conflicts, slow.conflicts)
+    assert torch.equal(products.isfinite(), expected.isfinite())
+    lengths = expected.diagonal(dim1=1, dim2=2).sqrt()
+    close = (products - expected).abs() <= 1e-5 * lengths[:, :, None] * lengths[:, None]
+    assert bool((close | ~expected.isfinite()).all())
+
+
+@given(bits=chunks(), based=st.booleans())
+def test_inner_products(bits: Bits, based: bool) -> None:
+    group = Group.of_bits("w", bits)
+    group.based = based
+
+    with on_path(True):
+        fast = gram.products(group)
+    with on_path(False):
+        slow = gram.products(group)
+
+    assert torch.equal(fast.nan_to_num(), fast.T.nan_to_num())
+    finite = slow.isfinite()
+    assert torch.equal(fast.isfinite(), finite)
+    sizes = slow.diagonal().sqrt()
+    close = (fast - slow).abs() <= 1e-12 * sizes[:, None] * sizes
+    assert bool((close | ~finite).all())
+    assert based or not fast[0].any()
 
 
 NEGATIVE_ZEROS = np.full((3, 5), 0x8000, np.uint16)
@@ -185,6 +254,31 @@ def test_norms(bits: Bits) -> None:
     assert fast.numpy().tobytes() == plain.numpy().tobytes()
     if bool(group.tau.isfinite().all()):
         torch.testing.assert_close(fast, group.tau.double().square().sum(1), rtol=2e-7, atol=0)
+
+
+@given(bits=chunks(), share=st.floats(0, 1))
+def test_sums_of_magnitudes(bits: Bits, share: float) -> None:
+    group = Group.of_bits("w", bits)
+    kept = torch.where(torch.rand(group.tau.shape) < share, group.tau, 0.0)
+
+    fast = torch.from_numpy(sparse.sums(bits, kept.numpy()))
+
+    assert torch.equal(fast, torch.stack([vectors.sums(kept.abs()), vectors.sums(group.tau.abs())], 1))
+    torch.testing.assert_close(fast[:, 1], group.tau.double().abs().sum(1))
+
+
+@given(bits=chunks(kinds=(near, grid, wide)), share=st.floats(0, 1))
+def test_sums_of_squares_of_what_varies_enough(bits: Bits, share: float) -> None:
+    group = Group.of_bits("w", bits)
+    threshold = sce.variance(group.tau).quantile(share)
+    found = []
+
+    for numba in (True, False):
+        with on_path(numba):
+            found.append(sce._squares(group, threshold))
+
+    assert torch.equal(*found)
+    torch.testing.assert_close(found[0], sce._selected(group.tau, threshold).double().square().sum(1))
 
 
 @given(bits=chunks(), low=st.integers(0, 0xFE000000), width=st.integers(0, 300 << 8), where=st.booleans())
@@ -256,7 +350,97 @@ def test_order_statistics_are_those_of_a_sort(
     assert torch.equal(found, values.sort(1).values[:, wanted])
 
 
-@pytest.mark.parametrize("method", ["linear", "task_arithmetic", "from", "ties", "pcb"])
+@pytest.mark.parametrize(("name", "param"), [("magmax", ""), ("emr", ""), ("ram", "epsilon"), ("nearswap", "t")])
+@given(bits=chunks(), like=DTYPES, scaling=STEPS, value=st.sampled_from([0.0, 1e-5, 2e-4, 0.25, 3.0]))
+def test_what_looks_at_one_entry(name: str, param: str, bits: Bits, like: Any, scaling: float, value: float) -> None:
+    assert_same(name, bits, [], like, **({param: value} if param else {"scaling": scaling}))
+
+
+@given(
+    bits=chunks(),
+    like=DTYPES,
+    scaling=STEPS,
+    tall_lambda=st.sampled_from([0.0, 0.4, 0.5, 1.0]),
+    threshold=st.integers(0, 4),
+)
+def test_consensus(bits: Bits, like: Any, scaling: float, tall_lambda: float, threshold: int) -> None:
+    assert_same("consensus_ta", bits, [], like, scaling=scaling, tall_lambda=tall_lambda, threshold=threshold)
+
+
+@given(bits=chunks(), like=DTYPES, select_topk=st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]))
+def test_sce(bits: Bits, like: Any, select_topk: float) -> None:
+    assert_same("sce", bits, [], like, select_topk=select_topk)
+
+
+def row_of(data: st.DataObject, bits: Bits) -> int:
+    """The length of the rows that a chunk consists of."""
+    size = bits.shape[1]
+    return data.draw(st.sampled_from([row for row in (1, 7, 23, 50, 64, 625, 683, size) if size % row == 0]))
+
+
+@given(bits=chunks(), like=DTYPES, data=st.data())
+def test_arcee_fusion(bits: Bits, like: Any, data: st.DataObject) -> None:
+    assert_same("arcee_fusion", bits, [], like, row=row_of(data, bits))
+
+
+@pytest.mark.parametrize("rescale", ["probability", "l1", "none"])
+@pytest.mark.parametrize("name", ["dare_linear", "dare_ties", "della", "della_linear"])
+@given(
+    bits=chunks(),
+    weight=WEIGHTS,
+    like=DTYPES,
+    scaling=STEPS,
+    density=st.sampled_from([0.1, 0.5, 0.9, 1.0, 0.0]),
+    data=st.data(),
+)
+@profile(max_examples=20)
+def test_what_drops_at_random(
+    name: str,
+    rescale: str,
+    bits: Bits,
+    weight: list[float],
+    like: Any,
+    scaling: float,
+    density: float,
+    data: st.DataObject,
+) -> None:
+    rule = {"merge": ["mean", "sum"]} if "merge" in METHODS[name].params else {"normalize": [False, True]}
+    own = {key: data.draw(st.sampled_from(values)) for key, values in rule.items()}
+
+    assert_same(name, bits, weight, like, row_of(data, bits), scaling=scaling, density=density, rescale=rescale, **own)
+
+
+@pytest.mark.parametrize("rescale", ["l1", "none"])
+@pytest.mark.parametrize("name", ["breadcrumbs", "breadcrumbs_ties"])
+@given(
+    bits=chunks(),
+    weight=WEIGHTS,
+    like=DTYPES,
+    scaling=STEPS,
+    density=DENSITIES,
+    gamma=st.sampled_from([0.0, 0.01, 0.3, 1.0]),
+    data=st.data(),
+)
+@profile(max_examples=20)
+def test_breadcrumbs(
+    name: str,
+    rescale: str,
+    bits: Bits,
+    weight: list[float],
+    like: Any,
+    scaling: float,
+    density: Any,
+    gamma: float,
+    data: st.DataObject,
+) -> None:
+    rule = {"merge": ["mean", "sum"]} if "merge" in METHODS[name].params else {"normalize": [False, True]}
+    own = {key: data.draw(st.sampled_from(values)) for key, values in rule.items()}
+    density = density[: len(bits) - 1] if isinstance(density, list) else density
+
+    assert_same(name, bits, weight, like, scaling=scaling, density=density, gamma=gamma, rescale=rescale, **own)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
 @pytest.mark.parametrize("size", [(1 << 17) - 1, 1 << 17, (1 << 17) + 1])
 def test_chunks_of_a_whole_tile(method: str, size: int) -> None:
     bits = bfloats(near(np.random.default_rng(size), (4, size)))
@@ -358,7 +542,7 @@ def test_rounding_to_bfloat16_is_that_of_torch_for_every_kind_of_number() -> Non
 @pytest.mark.parametrize("numba", [True, False])
 def test_what_is_not_finite_is_told(numba: bool, method: str, row: int, at: int, number: int) -> None:
     bits = bfloats(near(np.random.default_rng(0), (3, 2049)))
-    bits[row, at] = number
+    bits[min(row, METHODS[method].taking(2)), at] = number
 
     finite, _ = merged(method, bits, [1.0, 1.0], np.uint16, numba)
 

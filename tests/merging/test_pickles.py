@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from merging import Recipe, merge
+from merging import Recipe, merge, pickles
 from merging.checkpoint import open_checkpoint
 from merging.errors import MergeError
 from tests.conftest import Family, random_tensors, write_model
@@ -55,7 +55,9 @@ def test_every_tensor_comes_back(name: str, wrapped: Any, tmp_path: Path) -> Non
             assert torch.equal(opened.tensor(key), tensor)
 
 
-def test_any_run_is_that_part_of_the_whole(tmp_path: Path) -> None:
+@pytest.mark.parametrize("on_meta", [True, False] if pickles.ON_META else [False])
+def test_any_run_is_that_part_of_the_whole(on_meta: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pickles, "ON_META", on_meta)
     torch.save(KINDS, tmp_path / "pytorch_model.bin")
     opened = open_checkpoint(tmp_path)
 
@@ -200,11 +202,13 @@ UNSAFE = {
     "empty": (b"", "is cut short or is no PyTorch file"),
     "text": (b"hello, this is text", "is cut short or is no PyTorch file"),
     "web page": (b"<!DOCTYPE html>", "is a web page"),
-    "another archive": (repacked(GOOD, zipfile.ZIP_STORED)[:0] + b"PK\x05\x06" + bytes(18), "is damaged"),
+    "another archive": (b"PK\x05\x06" + bytes(18), "is cut short or is no PyTorch file"),
     "before 2020": (saved({"w": torch.ones(2)}, _use_new_zipfile_serialization=False), "format of before 2020"),
     "plain pickle": (pickle.dumps({"w": 1}), "format of before 2020"),
     "packed": (repacked(GOOD), "is compressed, as PyTorch never does it"),
     "bomb": (BOMB, "is compressed, as PyTorch never does it"),
+    "another byte order": (repacked(GOOD, zipfile.ZIP_STORED, byteorder=b"big"), "was written on a machine of another"),
+    "no byte order": (repacked(GOOD, zipfile.ZIP_STORED, byteorder=b"middle-endian"), "of another byte order"),
     "damaged pickle": (repacked(GOOD, zipfile.ZIP_STORED, **{"data.pkl": b"\x80\x02}("}), "is damaged"),
     "claims memory": (
         repacked(
@@ -260,6 +264,30 @@ def test_a_storage_that_is_smaller_than_its_tensor_is_refused(tmp_path: Path) ->
 
     with pytest.raises(MergeError, match="is damaged"):
         open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("on_meta", [True, False] if pickles.ON_META else [False])
+def test_a_file_whose_tensors_lie_elsewhere_is_never_misread(
+    on_meta: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pickles, "ON_META", on_meta)
+    data = repacked(saved({"v": torch.arange(1000.0), "w": torch.zeros(1000)}), zipfile.ZIP_STORED)
+    (tmp_path / "pytorch_model.bin").write_bytes(data)
+
+    with pytest.raises(MergeError, match="is not laid out as PyTorch does it"):
+        open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["whole", "turned", "stepped"])
+def test_a_file_that_is_cut_off_is_named(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "pytorch_model.bin"
+    torch.save(KINDS, file)
+    opened = open_checkpoint(tmp_path)
+
+    os.truncate(file, 500)
+
+    with pytest.raises(MergeError, match=f"{file} ended while `{name}` was read. Check that nothing is changing"):
+        opened.read(name)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

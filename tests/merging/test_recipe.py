@@ -1,6 +1,7 @@
 """Recipes: what they allow, how they are refused, and that writing and reading one gives it back."""
 
 import contextlib
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from merging.errors import MergeError
-from merging.method import METHODS, Method
+from merging.engine import merge
+from merging.errors import MergeError, RecipeError
+from merging.method import ADAPTERS, METHODS, Method
 from merging.recipe import Recipe, load_recipe
+from tests.conftest import Family
 from tests.strategies import recipe_values
 
 TIES = """\
@@ -85,8 +88,9 @@ def test_empty_parameters_are_the_defaults() -> None:
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ("\n", "The recipe must be keys with values, but it is NoneType. Correct the recipe."),
-        ("- a\n- b\n", "The recipe must be keys with values, but it is list. Correct the recipe."),
+        ("\n", "The recipe is empty. Write at least `merge_method` and `models` into it."),
+        ("1\n", "The recipe must be keys with values, but it is a number. Correct the recipe."),
+        ("- a\n- b\n", "The recipe must be keys with values, but it is a list. Correct the recipe."),
         (text(mergescope=2), "The recipe is of format 2, and only 1 is known. Update Mergescope."),
         (text(merge_metod="ties"), "A recipe has no key `merge_metod`. Did you mean `merge_method`?"),
         (text(merge_method=None), "The recipe has no `merge_method`. Add it, as a text."),
@@ -95,36 +99,66 @@ def test_empty_parameters_are_the_defaults() -> None:
         (text(base_model=None), "TIES-Merging needs a base model. Name it as `base_model`."),
         (text(base_model="''"), "'' cannot be a path. Write the path of a model's folder."),
         (text(base_model=3), "A model is named by a text, but here it is 3. Write the path of its folder."),
-        (text(models=None), "The recipe lists no `models`. Name at least one expert there."),
-        (text(models="[]"), "The recipe lists no `models`. Name at least one expert there."),
-        (text(models="a"), "The recipe lists no `models`. Name at least one expert there."),
+        (text(models=None), "The recipe lists no `models`. Name at least one expert there, as `- model: PATH`."),
+        (text(models="[]"), "The recipe lists no `models`. Name at least one expert there, as `- model: PATH`."),
+        (
+            text(models="a"),
+            "Its `models` is a text, and must be a list. Name at least one expert there, as `- model: PATH`.",
+        ),
         (
             text(models="[a]"),
-            "Each of the recipe's `models` must be keys with values, but it is str. Correct the recipe.",
+            "Each of the recipe's `models` must be keys with values, but one is a text. Write it as `- model: PATH`.",
         ),
         (text(models="[{}]"), "The recipe has no `model` for one of its `models`. Add it, as a text."),
-        (text(models="[{model: a, weight: 1}]"), "A model has no key `weight`. Known are model, parameters."),
+        (text(models="[{model: a, weight: 1}]"), "A model has no key `weight`. Write it under `parameters`."),
+        (text(density=0.5), "A recipe has no key `density`. Write it under `parameters`."),
+        (text(parameters="{seed: 4}"), "`seed` is none of the `parameters`. Write it beside `merge_method`."),
+        (
+            text(models="[{model: a, parameters: {out_dtype: float16}}]"),
+            "`out_dtype` is none of the `parameters`. Write it beside `merge_method`.",
+        ),
+        (
+            text(merge_method="task_arithmetic", parameters="{scope: tensor}"),
+            "Task arithmetic has no `scope`: it looks at nothing but one tensor at a time. Leave it out.",
+        ),
+        (
+            text(merge_method="slerp", models="[{model: a}]", parameters="{scope: model}"),
+            "`scope` can only be `tensor` here, not 'model'. Leave it out.",
+        ),
+        (
+            text(merge_method="slerp", base_model=None, models="[{model: a}, {model: b}]"),
+            "SLERP needs a base model, and takes 1 expert beside it. Name one of these models as `base_model`, and "
+            "take it out of `models`.",
+        ),
+        (
+            text(merge_method="consensus_ta", parameters="{threshold: 2.5}"),
+            "`threshold` counts experts, so it must be a whole number, but it is 2.5.",
+        ),
+        (
+            text(merge_method="karcher", parameters="{max_iter: 2.5}"),
+            "`max_iter` counts steps, so it must be a whole number, but it is 2.5.",
+        ),
         (
             text(models="[{model: a, parameters: {densty: 1}}]"),
             "TIES-Merging has no parameter `densty` for single experts. Did you mean `density`?",
         ),
         (
             text(models="[{model: a, parameters: 1}]"),
-            "`parameters` must be keys with values, but it is int. Correct the recipe.",
+            "`parameters` must be keys with values, but it is a number. Correct the recipe.",
         ),
         (
             text(models="[{model: a, parameters: {weight: }}]"),
-            "Weight of expert `a` must be a number, but it is None.",
+            "`weight` of expert `a` must be a number, but it is None.",
         ),
         (
             text(models="[{model: a, parameters: {weight: 400}}]"),
-            "Weight of expert `a` must be between -100 and 100, but it is 400.",
+            "`weight` of expert `a` must be between -100 and 100, but it is 400.",
         ),
-        (text(parameters="[1]"), "`parameters` must be keys with values, but it is list. Correct the recipe."),
-        (text(parameters="{density: 2}"), "Density ρ must be between 0.01 and 1, but it is 2."),
+        (text(parameters="[1]"), "`parameters` must be keys with values, but it is a list. Correct the recipe."),
+        (text(parameters="{density: 2}"), "`density` must be between 0.01 and 1, but it is 2."),
         (
             text(parameters="{k: 2}"),
-            "TIES-Merging has no parameter `k`. Known are density, sign, variant, lambda, merge, scope.",
+            "TIES-Merging has no parameter `k`. Known are density, sign, variant, lambda, merge, weight, scope.",
         ),
         (
             text(merge_method="from", models="[{model: a, parameters: {weight: 2}}]"),
@@ -155,13 +189,19 @@ def test_what_is_not_plain_yaml_is_refused(recipe: str) -> None:
         load_recipe(recipe)
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_a_file_that_cannot_be_read_is_named(content: bytes | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, r"There is no recipe .*mine\.yaml\. Check the path\."),
+        (b"\xff\xfe", r"The recipe .*mine\.yaml is no text\. Choose a YAML file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named(content: bytes | None, words: str, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     if content:
         file.write_bytes(content)
 
-    with pytest.raises(MergeError, match=r"The recipe .*mine\.yaml could not be read .* Check the path\."):
+    with pytest.raises(MergeError, match=words):
         load_recipe(file)
 
 
@@ -170,6 +210,26 @@ def test_a_recipe_needs_an_expert() -> None:
         Recipe("ties", Path("base"), ()).checked()
 
     assert str(caught.value) == "No expert is chosen. Choose at least one."
+
+
+@pytest.mark.parametrize(
+    ("takes", "count", "problem"),
+    [
+        ((1, 1), 3, "TIES-Merging takes 1 expert, not 3. Remove 2."),
+        ((2, 2), 1, "TIES-Merging takes 2 experts, not 1. Add 1."),
+        ((2, None), 1, "TIES-Merging takes at least 2 experts, not 1. Add 1."),
+        ((1, 2), 3, "TIES-Merging takes at most 2 experts, not 3. Remove 1."),
+        ((2, None), 7, ""),
+    ],
+)
+def test_a_method_may_take_so_many_experts_only(
+    takes: tuple[int, int | None], count: int, problem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(METHODS, "ties", replace(METHODS["ties"], experts=takes))
+
+    recipe = Recipe("ties", Path("base"), tuple(Path(f"expert-{number}") for number in range(count)))
+
+    assert recipe.problems() == [problem] * bool(problem)
 
 
 def test_every_expert_needs_a_weight() -> None:
@@ -247,11 +307,12 @@ def test_what_is_not_the_default_is_written(tmp_path: Path) -> None:
 
 @given(data=st.data(), method=st.sampled_from(list(METHODS.values())))
 def test_a_recipe_that_is_written_and_read_is_the_same(data: st.DataObject, method: Method) -> None:
-    weights, values, own = data.draw(recipe_values(method, 2))
+    experts = (Path("a"), Path("with @+ in it"))[: method.taking(2)]
+    weights, values, own = data.draw(recipe_values(method, len(experts)))
     recipe = Recipe(
         method.name,
         Path("base"),
-        (Path("a"), Path("with @+ in it")),
+        experts,
         weights,
         values,
         own,
@@ -303,7 +364,7 @@ def test_a_model_that_is_no_merge_of_ours_is_no_recipe(tmp_path: Path) -> None:
 
     with pytest.raises(MergeError, match=r"model\.safetensors holds no recipe, so it is no merge of ours\. Choose"):
         load_recipe(tmp_path / "model.safetensors")
-    with pytest.raises(MergeError, match=r"mergescope\.yaml could not be read .* Check the path\."):
+    with pytest.raises(MergeError, match=r"has no mergescope\.yaml, so it is no merge of ours\. Choose"):
         load_recipe(tmp_path)
 
 
@@ -324,10 +385,10 @@ def test_everything_that_is_wrong_with_a_recipe_is_said_at_once() -> None:
     with pytest.raises(MergeError) as caught:
         load_recipe(wrong)
 
-    known = ", ".join(param.key for param in METHODS["ties"].params.values() if not param.per_expert)
+    known = ", ".join(param.key for param in METHODS["ties"].params.values())
     assert str(caught.value).splitlines() == [
         "A recipe has no key `merge_metod`. Did you mean `merge_method`?",
-        "Each of the recipe's `models` must be keys with values, but it is int. Correct the recipe.",
+        "Each of the recipe's `models` must be keys with values, but one is a number. Write it as `- model: PATH`.",
         "A model is named by a text, but here it is []. Write the path of its folder.",
         "A model has no key `wight`. Known are model, parameters.",
         "'' cannot be a path. Write the path of a model's folder.",
@@ -337,8 +398,8 @@ def test_everything_that_is_wrong_with_a_recipe_is_said_at_once() -> None:
         "`extra_tensors` must be one of drop, keep, but it is 'all'.",
         "There is no chat template 'chatml' here. Write `auto`, or the template itself in Jinja.",
         f"TIES-Merging has no parameter `ratio`. Known are {known}.",
-        "Density ρ must be between 0.01 and 1, but it is 5.",
-        "Weight of expert `?` must be a number, but it is 'x'.",
+        "`density` must be between 0.01 and 1, but it is 5.",
+        "`weight` of expert `?` must be a number, but it is 'x'.",
     ]
 
 
@@ -358,9 +419,72 @@ def test_a_number_that_hardly_anyone_means_is_told_and_taken() -> None:
 
     assert recipe.weights == ([5.0, 1.0],)
     assert recipe.warnings == (
-        "Weight is 5, and is usually between -2 and 3.",
-        "Scaling λ is -4, and is usually between 0 and 3.",
+        "`weight` is 5, and is usually between -2 and 3.",
+        "`lambda` is -4, and is usually between 0 and 3.",
     )
+
+
+def test_a_count_that_is_never_reached_is_told() -> None:
+    models = "[{model: a}, {model: b}]"
+
+    several = load_recipe(text(merge_method="consensus_ta", models=models, parameters="{threshold: [2, 7]}"))
+    enough = load_recipe(text(merge_method="consensus_ta", models=models, parameters="{threshold: 2}"))
+
+    assert several.warnings == ("`threshold` is 7, and there are only 2 experts to reach it.",)
+    assert enough.warnings == ()
+
+
+def test_a_filter_that_never_applies_is_told_and_others_are_not() -> None:
+    filters = "[{filter: mlp, value: 1}, {filter: mlp.up, value: 2}, {value: 3}, {filter: norm, value: 4}]"
+    models = "[{model: a, parameters: {weight: [{value: 1}, {filter: norm, value: 2}]}}]"
+
+    recipe = load_recipe(text(models=models, parameters=f"{{weight: {filters}, lambda: 1}}"))
+    fine = load_recipe(
+        text(
+            models="[{model: a, parameters: {weight: [{filter: mlp, value: 1}]}}]",
+            parameters="{weight: [{filter: mlp, value: 2}, {value: 3}]}",  # where the expert's own go before
+        )
+    )
+
+    slip = [{"filer": "mlp", "value": 1}, {"value": 2}]  # which is refused, and nothing else
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(text(parameters=json.dumps({"weight": slip})))
+    assert refused.value.warnings == ()
+    every = "one without a filter, which is for all tensors, stands before it. Put it in front of that."
+    assert recipe.warnings == (
+        "The filter `mlp.up` of `weight` never applies, because the filter `mlp` stands before it. Put it in front of "
+        "that.",
+        f"The filter `norm` of `weight` never applies, because {every}",
+    )
+    assert fine.warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "idle", "chosen"),
+    [
+        (
+            "knots",
+            "{merger: task_arithmetic, density: 0.5, sign: mass}",
+            ["density", "sign"],
+            "merger: task_arithmetic",
+        ),
+        ("knots", "{merger: dare_linear, density: 0.5, merge: sum}", ["merge"], "merger: dare_linear"),
+        ("knots", "{merger: dare_ties, density: 0.5, scope: tensor}", ["scope"], "merger: dare_ties"),
+        ("knots", "{density: 0.5, sign: mass, merge: sum, scope: tensor}", [], ""),
+        ("peft", "{density: 0.5}", ["density"], "combination_type: svd"),
+        ("peft", "{combination_type: ties, density: 0.5, majority_sign_method: total}", [], ""),
+        (
+            "peft",
+            "{combination_type: magnitude_prune, density: 0.5, majority_sign_method: total}",
+            ["majority_sign_method"],
+            "combination_type: magnitude_prune",
+        ),
+    ],
+)
+def test_what_a_choice_does_not_take_is_told(method: str, parameters: str, idle: list[str], chosen: str) -> None:
+    recipe = load_recipe(text(merge_method=method, parameters=parameters))
+
+    assert [*recipe.warnings] == [f"`{key}` has no effect with `{chosen}`, so it is ignored." for key in idle]
 
 
 def test_a_shared_weight_counts_where_an_experts_own_says_nothing() -> None:
@@ -384,10 +508,10 @@ def test_only_a_linear_merge_can_do_without_a_base() -> None:
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        (Recipe("pcb", Path("base"), (Path("a"),), ([0, 1],)), "Weight must be one number here, the same for all"),
+        (Recipe("pcb", Path("base"), (Path("a"),), ([0, 1],)), "`weight` must be one number here, the same for all"),
         (
             Recipe("ties", Path("base"), (Path("a"), Path("b")), own=({"density": 0.5}, {})),
-            "Density ρ is not the same for all experts",
+            "`density` is not the same for all experts",
         ),
     ],
 )
@@ -435,3 +559,63 @@ def test_any_yaml_is_a_recipe_or_is_refused_in_words(whole: Any, models: Any, me
 def test_any_text_is_a_recipe_or_is_refused_in_words(told: str) -> None:
     with pytest.raises(MergeError):
         load_recipe(told)
+
+
+def test_paths_may_be_texts(family: Family, tmp_path: Path) -> None:
+    base, experts = family(2)
+    recipe = Recipe("ties", str(base), tuple(map(str, experts)))  # type: ignore[arg-type]
+
+    assert recipe == Recipe("ties", base, tuple(experts))
+    report = merge(recipe, tmp_path / "out")
+    assert merge(str(report.out), tmp_path / "again").checksums == report.checksums
+
+
+@given(
+    data=st.data(), method=st.sampled_from(list((METHODS | ADAPTERS).values())), rank=st.none() | st.integers(1, 999)
+)
+def test_a_recipe_of_an_adapter_that_is_written_and_read_is_the_same(
+    data: st.DataObject, method: Method, rank: int | None
+) -> None:
+    adapters = tuple(map(Path, "ab"[: method.taking(2)]))
+    weights, values, own = data.draw(recipe_values(method, len(adapters)))
+    recipe = Recipe(method.name, None, adapters, weights, values, own, result="adapter", rank=rank)
+
+    read = load_recipe(recipe.to_yaml(Path()))
+
+    assert replace(read, warnings=()) == replace(recipe, values=given_values(recipe))
+    assert read.makes == "adapter"
+
+
+RESULTS: list[tuple[dict[str, Any], list[str]]] = [
+    ({"result": "adapters"}, ["`result` must be one of model, adapter, but it is 'adapters'."]),
+    ({"result": "[adapter]"}, ["`result` must be one of model, adapter, but it is ['adapter']."]),
+    ({"result": "adapter", "rank": "'8'"}, ["`rank` must be a whole number from 1 up, but it is '8'."]),
+    ({"result": "adapter", "rank": "true"}, ["`rank` must be a whole number from 1 up, but it is True."]),
+    ({"rank": 8}, ["`rank` is that of an adapter. Write `result: adapter` too, or leave it out."]),
+    (
+        {"merge_method": "knots", "result": "model"},
+        ["`knots` makes an adapter. Leave `result` out, and merge that adapter into its base by `task_arithmetic` with "
+         "`lambda: 1`."],
+    ),
+    (
+        {"merge_method": "peft", "chat_template": "auto", "extra_tensors": "keep"},
+        ["`chat_template` has no meaning for an adapter, which has none. Leave it out.",
+         "`extra_tensors` has no meaning for an adapter, which has none. Leave it out."],
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("changed", "problems"), RESULTS, ids=str)
+def test_a_result_that_cannot_be_is_told(changed: dict[str, Any], problems: list[str]) -> None:
+    with pytest.raises(MergeError) as caught:
+        load_recipe(text(**changed))
+
+    assert str(caught.value).splitlines() == problems
+
+
+def test_methods_of_adapters_make_one_without_being_asked() -> None:
+    assert load_recipe(text(merge_method="knots")).makes == "adapter"
+    assert load_recipe(text(merge_method="ties")).makes == "model"
+    assert load_recipe(text(merge_method="ties", result="adapter", rank=4, base_model=None)).rank == 4
+    with pytest.raises(MergeError, match="TIES-Merging needs a base model"):
+        load_recipe(text(base_model=None))

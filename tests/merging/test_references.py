@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from merging.checkpoint import open_checkpoint
 from merging.errors import MergeError
 from merging.references import donor, relative, resolved, under
+from tests.conftest import write_model
 
 
 @pytest.fixture
@@ -64,9 +66,31 @@ def test_a_name_of_the_hub_that_is_no_folder_is_told_apart(shelf: Path) -> None:
         open_checkpoint(Path("owner/name"))
 
     assert str(caught.value) == (
-        "There is no file or folder `owner/name`. Check the path. "
-        "If it names a model of the Hub, download it and name its folder."
+        "There is no file or folder `owner/name`. Check the path. If it names a model of the Hub, download that first."
     )
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The Hub's cache, in which a model was downloaded."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    model = tmp_path / "hub" / "models--owner--name"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text("0123456789" * 4)
+    return write_model(model / "snapshots" / ("0123456789" * 4), {"w": torch.ones(1)})
+
+
+def test_a_model_that_was_downloaded_goes_by_its_name(cache: Path, shelf: Path) -> None:
+    assert under(shelf, "owner/name") == resolved(shelf, "owner/name", None) == cache
+    assert open_checkpoint("owner/name").path == cache
+    (shelf / "owner" / "name").mkdir(parents=True)  # a folder of that name goes first
+    assert under(shelf, "owner/name") == resolved(shelf, "owner/name", None) == shelf / "owner/name"
+
+
+@pytest.mark.parametrize("name", ["owner/other", "owner/na..me", "owner/name/w", "owner"])
+def test_a_model_that_was_not_downloaded_is_not_there(name: str, cache: Path, shelf: Path) -> None:
+    with pytest.raises(MergeError, match=f"There is no file or folder `{name}`"):
+        open_checkpoint(name)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from merging import publish, run, workplace
+from merging import provenance, publish, run, workplace
 from merging.checkpoint import open_checkpoint
 from merging.engine import Step, merge
 from merging.errors import MergeError, MergeStopped
@@ -105,6 +106,25 @@ def test_the_next_merge_goes_on(
     assert {"ids"} < set(done)
     assert sorted(read) == sorted({*tensors(0)} - {*done})
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("values", "words"), [({}, "steps t = "), ({"filter_wise": True}, "takes steps t ")])
+def test_what_was_odd_about_finished_tensors_is_still_told(
+    values: dict[str, Any], words: str, recipe: Recipe, tmp_path: Path
+) -> None:
+    recipe = replace(recipe, method="model_stock", values=values, warnings=("odd",))
+    whole = merge(recipe, tmp_path / "whole")
+
+    done = stopped(recipe, tmp_path / "out", 8)
+    resumed = merge(recipe, tmp_path / "out")
+
+    assert resumed.warnings == whole.warnings
+    assert (whole.kept, resumed.kept) == (0, len(done))
+    assert whole.warnings[0] == "odd"
+    first = whole.warnings[1].split("`")[1]
+    assert whole.warnings[1].startswith(f"`{first}`: Model Stock {words}")
+    assert first in done
+    assert json.loads((tmp_path / "out" / "mergescope.json").read_text())["warnings"] == list(whole.warnings)
 
 
 @pytest.mark.parametrize("existing", [False, True])
@@ -345,6 +365,58 @@ def test_an_input_that_is_cut_off_while_it_is_read(dtype: torch.dtype, recipe: R
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("ending", [".safetensors", ".bin"])
+@pytest.mark.parametrize("method", ["linear", "from", "ties", "pcb"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_input_that_is_cut_off_under_any_method(method: str, ending: str, workers: int, tmp_path: Path) -> None:
+    paths = []
+    for seed in range(3):
+        made = {name: tensor.repeat(40, 8) for name, tensor in tensors(seed).items() if name != "ids"}
+        paths.append(tmp_path / f"{seed}{ending}")
+        torch.save(made, paths[-1]) if ending == ".bin" else save_file(made, paths[-1])
+
+    def cut(step: Step) -> None:
+        if step.name.endswith(".5.w"):
+            os.truncate(paths[1], paths[1].stat().st_size // 3)
+
+    with pytest.raises(MergeError) as caught:
+        merge(Recipe(method, paths[0], tuple(paths[1:])), tmp_path / "out", cut, workers=workers)
+
+    words = str(caught.value)
+    assert words.startswith(f"{paths[1]} ended while `model.layers.")
+    assert words.endswith("was read. Check that nothing is changing the file.")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_another_version_left_is_not_gone_on_with(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert stopped(recipe, tmp_path / "out", 5)
+
+    monkeypatch.setattr(provenance, "our_code", lambda: "another")
+
+    assert len(read_again(recipe, tmp_path / "out")) == LAYERS
+
+
+def test_stop_is_heard_while_inputs_are_hashed(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+    event = threading.Event()
+
+    def heard(file: Path, listen: Callable[[], None]) -> str:
+        hashed.append(file)
+        event.set()
+        return full_hash(file, listen)
+
+    full_hash = provenance.full_hash
+    monkeypatch.setattr(provenance, "full_hash", heard)
+
+    with pytest.raises(MergeStopped):
+        merge(recipe, tmp_path / "out", stop=event, hash_inputs=True)
+
+    assert len(hashed) == 1
+    assert not part(tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_an_input_that_vanishes(dtype: torch.dtype, tmp_path: Path) -> None:
     folders = []
@@ -367,21 +439,6 @@ def test_an_input_that_vanishes(dtype: torch.dtype, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     (tmp_path / "away").rename(late)
     assert 0 < len(read_again(recipe, tmp_path / "out")) < LAYERS
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real disk of 256 kB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = hasattr(os, "geteuid") and os.geteuid() == 0 and shutil.which("mount")
-    if (
-        not mounted
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", place], check=False).returncode
-    ):
-        pytest.skip("needs the right to mount a small disk")
-    yield place
-    subprocess.run(["umount", place], check=True)
 
 
 def large_recipe(tmp_path: Path, entries: int) -> Recipe:

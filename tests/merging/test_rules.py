@@ -66,34 +66,34 @@ def test_rounding_does_not_step_beyond_the_anchors() -> None:
 @pytest.mark.parametrize(
     ("value", "problems"),
     [
-        ([], ["Density ρ is an empty list. Give it a number, or leave it out."]),
-        ([[0.5]], ["Density ρ is a list of lists. A gradient is a list of numbers."]),
+        ([], ["`density` is an empty list. Give it a number, or leave it out."]),
+        ([[0.5]], ["`density` is a list of lists. A gradient is a list of numbers."]),
         (
             [0.5, {"filter": "mlp", "value": 0.5}],
-            ["Density ρ mixes filters and plain values. Write `value: 0.5` where a filter is not needed."],
+            ["`density` mixes filters and plain values. Write `value: 0.5` where a filter is not needed."],
         ),
-        ({"filtr": "mlp", "value": 0.5}, ["A filter of Density ρ has no key `filtr`. Did you mean `filter`?"]),
-        ({"filter": "mlp"}, ["A filter of Density ρ has no `value`. Add it."]),
-        ({}, ["A filter of Density ρ has no `value`. Add it."]),
+        ({"filtr": "mlp", "value": 0.5}, ["A filter of `density` has no key `filtr`. Did you mean `filter`?"]),
+        ({"filter": "mlp"}, ["A filter of `density` has no `value`. Add it."]),
+        ({}, ["A filter of `density` has no `value`. Add it."]),
         (
             {"filter": 3, "value": 0.5},
-            ["The filter 3 of Density ρ must be a text, a part of tensors' names."],
+            ["The filter 3 of `density` must be a text, a part of tensors' names."],
         ),
         (
             {"value": {"value": 0.5}},
-            ["A filter of Density ρ holds filters of its own. Write them one after the other."],
+            ["A filter of `density` holds filters of its own. Write them one after the other."],
         ),
-        ([{"value": []}], ["Density ρ is an empty list. Give it a number, or leave it out."]),
+        ([{"value": []}], ["`density` is an empty list. Give it a number, or leave it out."]),
         (
             [0.5, 2, "x"],
             [
-                "Density ρ must be between 0.01 and 1, but it is 2.",
-                "Density ρ must be a number, but it is 'x'.",
+                "`density` must be between 0.01 and 1, but it is 2.",
+                "`density` must be a number, but it is 'x'.",
             ],
         ),
         (
             [{"filter": "mlp", "value": [0.5, True]}],
-            ["Density ρ must be between 0.01 and 1, but it is True."],
+            ["`density` must be between 0.01 and 1, but it is True."],
         ),
     ],
 )
@@ -102,4 +102,4 @@ def test_a_value_that_cannot_be_is_refused_in_words(value: Any, problems: list[s
 
 
 def test_the_expert_is_named_where_the_value_is_its_own() -> None:
-    assert misfits(DENSITY, 2, "math") == ["Density ρ of expert `math` must be between 0.01 and 1, but it is 2."]
+    assert misfits(DENSITY, 2, "math") == ["`density` of expert `math` must be between 0.01 and 1, but it is 2."]

@@ -17,7 +17,7 @@ from merging.engine import merge, merge_groups
 from merging.method import METHODS, Group
 from merging.recipe import Recipe
 from merging.writer import WeightedSum
-from tests.conftest import write_model
+from tests.conftest import DATA_FREE, write_model
 
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("linear", {}),
@@ -32,7 +32,20 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("pcb", {}),
     ("pcb", {"scope": "tensor", "variant": "vision"}),
     ("pcb", {"variant": "pairwise", "ratio": 0.4}),
+    ("dare_linear", {"rescale": "l1", "scope": "model"}),
+    ("della", {"rescale": "l1"}),
+    ("breadcrumbs", {"density": 0.5, "gamma": 0.2, "scope": "model"}),
+    ("breadcrumbs_ties", {"density": 0.5, "rescale": "l1"}),
+    ("sce", {"select_topk": 0.5}),
+    ("sce", {"select_topk": 0.5, "scope": "model"}),
+    ("arcee_fusion", {"scope": "model"}),
+    ("slerp", {"t": 0.3}),
+    ("nuslerp", {"nuslerp_flatten": False}),
+    ("nuslerp", {"nuslerp_flatten": False, "nuslerp_row_wise": True}),
+    ("model_stock", {"filter_wise": True}),
+    ("wudi", {"variant": "closed_form"}),
 ]
+SETTINGS += [(name, {}) for name in DATA_FREE if (name, {}) not in SETTINGS]
 IDS = ["-".join([name, *map(str, values.values())]) for name, values in SETTINGS]
 WEIGHTS = (1.0, 0.5, -0.3)
 
@@ -60,8 +73,10 @@ def models(tmp_path: Path) -> tuple[Path, tuple[Path, ...]]:
 
 
 def recipe_of(method: str, values: dict[str, Any], models: tuple[Path, tuple[Path, ...]]) -> Recipe:
-    weights = WEIGHTS if "weight" in METHODS[method].params else ()
-    return Recipe(method, *models, weights, values)
+    base, experts = models
+    count = METHODS[method].taking(len(experts))
+    weights = WEIGHTS[:count] if "weight" in METHODS[method].params else ()
+    return Recipe(method, base, experts[:count], weights, values)
 
 
 def stored(folder: Path) -> dict[str, tuple[str, bytes]]:
@@ -154,12 +169,12 @@ def test_a_merge_in_memory(
         write_model(experts[0], {name: tensor.float() + 1e-4 for name, tensor in tensors(1).items()})
         write_model(experts[1], {name: tensor.half() for name, tensor in tensors(2).items()})
     recipe = recipe_of(method, values, models)
-    weights = {"weight": list(WEIGHTS)} if recipe.weights else {}
+    weights = {"weight": list(recipe.weights)} if recipe.weights else {}
 
     small_chunks(8, 2)
     merge(recipe, tmp_path / "out", workers=2)
 
-    start, *moved = [load_file(path / "model.safetensors") for path in (base, *experts)]
+    start, *moved = [load_file(path / "model.safetensors") for path in (base, *recipe.experts)]
     groups = [
         Group(name, start[name].float(), torch.stack([model[name].float() for model in moved]))
         for name in open_checkpoint(base).entries
@@ -193,7 +208,8 @@ def test_kernels_and_torch(
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16, torch.float64])
-def test_real_tiles(dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["linear", "from", "ties"])
+def test_real_tiles(method: str, dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tensors that are larger than a tile, with the tiles that real merges have."""
     from merging import stream
 
@@ -201,15 +217,17 @@ def test_real_tiles(dtype: torch.dtype, tmp_path: Path, monkeypatch: pytest.Monk
     for seed in range(3):
         noise = torch.randn(size, generator=torch.Generator().manual_seed(seed))
         write_model(tmp_path / f"{seed}", {"w": noise.to(dtype), "v": noise[:70000].to(dtype, copy=True)})
-    recipe = Recipe("ties", tmp_path / "0", (tmp_path / "1", tmp_path / "2"), values={"sign": "normfrac"})
+    values = {"sign": "normfrac"} if method == "ties" else {}
+    recipe = Recipe(method, tmp_path / "0", (tmp_path / "1", tmp_path / "2"), values=values)
     results = []
 
-    for tiles, workers in [(1, 2), (2, 1)]:
+    for number, (tiles, workers, numba) in enumerate([(1, 2, True), (2, 1, True), (2, 1, False)]):
         monkeypatch.setattr(stream, "TILES", tiles)
-        merge(recipe, tmp_path / f"out-{tiles}", workers=workers)
-        results.append(stored(tmp_path / f"out-{tiles}"))
+        monkeypatch.setattr(kernels, "usable", lambda numba=numba: numba)
+        merge(recipe, tmp_path / f"out-{number}", workers=workers)
+        results.append(stored(tmp_path / f"out-{number}"))
 
-    assert results[0] == results[1]
+    assert results[0] == results[1] == results[2]
 
 
 @pytest.mark.parametrize("out_dtype", ["bfloat16", "float32", "float16"])

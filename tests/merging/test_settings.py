@@ -58,7 +58,7 @@ def test_gradients_run_over_the_layers_and_filters_over_the_names() -> None:
     values = {name: varied.of(name, t) for name, t in depths(NAMES).items()}
 
     assert not varied.constant
-    assert varied.varying == ["Weight", "Scaling λ"]
+    assert varied.varying == ["`weight`", "`lambda`"]
     assert values["model.layers.1.mlp.up_proj.weight"] == {"weight": [0.25, 2.0], "scaling": 0.75, "normalize": False}
     assert values["model.layers.4.self_attn.q_proj.weight"]["weight"] == [1.0, 0.5]
     assert values["lm_head.weight"] == {"weight": [0.0, 0.5], "scaling": 1.0, "normalize": False}
@@ -95,12 +95,12 @@ def test_a_weight_that_no_filter_gives_is_told_for_all_experts_and_tensors() -> 
     varied = settings("linear", {"filter": "mlp", "value": 1.0}, 1, {"filter": "lm_head", "value": 1.0})
 
     assert varied.check(depths(NAMES)) == [
-        "Weight of expert `a` has no value for `model.embed_tokens.weight` and 7 more tensors, because none of its "
+        "`weight` of expert `a` has no value for `model.embed_tokens.weight` and 7 more tensors, because none of its "
         "filters matches. End its list with a value that has no filter.",
-        "Weight of expert `c` has no value for `model.embed_tokens.weight` and 11 more tensors, because none of its "
+        "`weight` of expert `c` has no value for `model.embed_tokens.weight` and 11 more tensors, because none of its "
         "filters matches. End its list with a value that has no filter.",
     ]
-    with pytest.raises(MergeError, match=r"Weight of expert `a` has no value for `x`, because"):
+    with pytest.raises(MergeError, match=r"`weight` of expert `a` has no value for `x`, because"):
         varied.of("x", 0.0)
 
 
@@ -108,7 +108,7 @@ def test_a_filter_that_is_in_no_name_is_told() -> None:
     varied = settings("linear", [{"filter": "attention", "value": 1.0}, {"filter": "mlp", "value": 2.0}, {"value": 3}])
 
     assert varied.unmatched(NAMES) == [
-        "No tensor's name contains `attention`, so that filter of Weight does nothing.",
+        "No tensor's name contains `attention`, so that filter of `weight` does nothing.",
     ]
 
 
@@ -118,23 +118,28 @@ def test_a_filter_that_is_in_no_name_is_told() -> None:
         (
             "ties",
             {"density": [0.1, 0.9]},
-            "Density ρ is ranked over the whole model, so it must be one number for each expert. "
+            "`density` is ranked over the whole model, so it must be one number for each expert. "
             "Set `scope: tensor` to let it vary.",
         ),
         (
             "pcb",
             {"ratio": {"filter": "mlp", "value": 0.3}},
-            "Ratio r is ranked over the whole model, so it must be one number. Set `scope: tensor` to let it vary.",
+            "`ratio` is ranked over the whole model, so it must be one number. Set `scope: tensor` to let it vary.",
         ),
         (
             "pcb",
             {"variant": ["nlp", "vision"]},
-            "Variant is ranked over the whole model, so it must be one word. Set `scope: tensor` to let it vary.",
+            "`variant` is ranked over the whole model, so it must be one word. Set `scope: tensor` to let it vary.",
+        ),
+        (
+            "fisher",
+            {"normalize": [True, False]},
+            "`normalize` is ranked over the whole model, so it must be one switch.",  # it has no other scope
         ),
         (
             "ties",
             {"scope": ["model", "tensor"]},
-            "Scope must be the same for all tensors. Write `model` or `tensor`.",
+            "`scope` must be the same for all tensors. Write `model` or `tensor`.",
         ),
     ],
 )
@@ -146,9 +151,9 @@ def test_what_is_ranked_over_the_whole_model_cannot_vary(method: str, values: di
 
 
 def test_what_is_not_ranked_may_vary_and_what_is_ranked_may_in_each_tensor() -> None:
-    assert settings("ties", 1, scaling=[0, 1]).varying == ["Scaling λ"]
-    assert settings("pcb", [0, 1]).varying == ["Weight"]
-    assert settings("ties", 1, density=[0.1, 0.9], scope="tensor").varying == ["Density ρ"]
+    assert settings("ties", 1, scaling=[0, 1]).varying == ["`lambda`"]
+    assert settings("pcb", [0, 1]).varying == ["`weight`"]
+    assert settings("ties", 1, density=[0.1, 0.9], scope="tensor").varying == ["`density`"]
     assert settings("ties", 1, 1, own=({"density": 0.1}, {"density": 0.9})).constant
 
 
@@ -156,24 +161,25 @@ def test_everything_that_is_wrong_is_said_at_once() -> None:
     with pytest.raises(MergeError) as caught:
         settings("ties", [1, 400], "x", own=({"k": 1}, {"density": 5}), density=[2, 0.5, 3], scaling={}, ratio=1)
 
-    known = ", ".join(param.key for param in METHODS["ties"].params.values() if not param.per_expert)
+    known = ", ".join(param.key for param in METHODS["ties"].params.values())
     assert str(caught.value).splitlines() == [
         f"TIES-Merging has no parameter `ratio`. Known are {known}.",
         "TIES-Merging has no parameter `k` for single experts. Known are density, weight.",
-        "Density ρ must be between 0.01 and 1, but it is 2.",
-        "Density ρ must be between 0.01 and 1, but it is 3.",
-        "A filter of Scaling λ has no `value`. Add it.",
-        "Weight of expert `a` must be between -100 and 100, but it is 400.",
-        "Weight of expert `b` must be a number, but it is 'x'.",
-        "Density ρ of expert `b` must be between 0.01 and 1, but it is 5.",
+        "`density` must be between 0.01 and 1, but it is 2.",
+        "`density` must be between 0.01 and 1, but it is 3.",
+        "A filter of `lambda` has no `value`. Add it.",
+        "`weight` of expert `a` must be between -100 and 100, but it is 400.",
+        "`weight` of expert `b` must be a number, but it is 'x'.",
+        "`density` of expert `b` must be between 0.01 and 1, but it is 5.",
     ]
 
 
 @given(data=st.data(), method=st.sampled_from(list(METHODS.values())))
 def test_every_tensor_gets_values_that_the_method_allows(data: st.DataObject, method: Method) -> None:
-    weights, values, own = data.draw(recipe_values(method, 2))
+    experts = (Path("a"), Path("b"))[: method.taking(2)]
+    weights, values, own = data.draw(recipe_values(method, len(experts)))
 
-    found = Recipe(method.name, Path("base"), (Path("a"), Path("b")), weights, values, own).settings()
+    found = Recipe(method.name, Path("base"), experts, weights, values, own).settings()
 
     assert found.constant == (not found.varying)
     assert [*found.rules] == [*method.params]

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from merging.checkpoint import Checkpoint, open_checkpoint
+from merging.collected import beside
 from merging.errors import MergeError
 from tests.conftest import random_tensors, write_model
 
@@ -197,6 +198,16 @@ def test_a_lone_file_of_any_name_is_the_model_of_its_folder(name: str, tmp_path:
 
     assert same(open_checkpoint(tmp_path), {"w": torch.ones(2)})
     assert open_checkpoint(tmp_path / f"{name}.safetensors").name == name
+
+
+def test_what_was_collected_of_a_lone_file_is_no_second_model(tmp_path: Path) -> None:
+    save_file({"w": torch.ones(2)}, tmp_path / "mine.safetensors")
+    save_file({"fisher.w": torch.ones(2)}, beside(tmp_path / "mine.safetensors"))
+
+    opened = open_checkpoint(tmp_path)
+
+    assert same(opened, {"w": torch.ones(2)})
+    assert opened.notes == ()
 
 
 def test_folders_below_are_never_read(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Order statistics and norms over a stream, against sorting everything at once."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from merging import groups
+from merging import groups, ranking
 from merging.groups import FEW
 from merging.method import Group, Groups
 from merging.ranking import order_statistics
@@ -102,3 +105,15 @@ def test_norms_of_tiny_entries_do_not_vanish() -> None:
     rows = torch.full((1, 4), 1e-30)
 
     assert norms(stream(rows, 2)).item() == torch.tensor(1e-30).double().mul(2).item()
+
+
+@pytest.mark.parametrize("wide", [1, 3, 16, 100])
+@pytest.mark.parametrize("dtype", [np.uint32, np.int64])
+def test_the_bin_of_a_rank(wide: int, dtype: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranking, "WIDE", wide)
+    counts = np.random.default_rng(wide).integers(0, 3, 16).astype(dtype)
+    owners = np.repeat(np.arange(16), counts)
+
+    found = [ranking._bin_of(counts, rank) for rank in range(len(owners) + 3)]
+
+    assert found == [(owner, 0) for owner in owners] + [(-1, 0), (-1, 1), (-1, 2)]

@@ -152,8 +152,29 @@ def test_a_folder_that_is_not_ours_is_refused(family: Family, tmp_path: Path) ->
     assert str(caught.value) == (
         f"{base} has no mergescope.json, so it is no merge of Mergescope. Choose a merged folder."
     )
-    with pytest.raises(MergeError, match=r"has no mergescope\.json"):
+
+
+def test_a_folder_that_is_not_there_is_said_and_whether_a_merge_to_it_was_stopped(
+    family: Family, tmp_path: Path
+) -> None:
+    base, experts = family(2)
+    stop = threading.Event()
+
+    def late(step: Step) -> None:
+        if step.done == step.total - 1:
+            stop.set()
+
+    with pytest.raises(MergeStopped):
+        merge(Recipe("linear", base, tuple(experts)), tmp_path / "out", on_step=late, stop=stop, workers=1)
+
+    with pytest.raises(MergeError) as nowhere:
         verify(tmp_path / "nowhere")
+    with pytest.raises(MergeError) as stopped:
+        verify(tmp_path / "out")
+    assert str(nowhere.value) == f"There is no folder {tmp_path / 'nowhere'}. Check the path."
+    assert str(stopped.value) == (
+        f"There is no folder {tmp_path / 'out'}: a merge to it was stopped. Merge again, which goes on from there."
+    )
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"checksums": 3}', "{}", '{"checksums": ["a"]}', "\udcff"])
@@ -298,3 +319,22 @@ def test_lone_inputs_are_told_too(tmp_path: Path) -> None:
 
     told = json.loads((tmp_path / "out" / "mergescope.json").read_text())
     assert "model.safetensors" in told["inputs"]["expert 1"]["files"]
+
+
+def test_files_beside_the_weights_are_held_against_what_was_written(merged: Path) -> None:
+    (merged / "config.json").write_text("{}")
+    (merged / "mergescope.yaml").unlink()
+    (merged / "notes.txt").write_text("mine")  # which nobody wrote, and nobody misses
+
+    assert verify(merged).problems == ["mergescope.yaml is missing.", "config.json has changed since it was written."]
+
+
+def test_a_result_that_is_cut_is_no_download(merged: Path) -> None:
+    shard = sorted(merged.glob("*.safetensors"))[0]
+    shard.write_bytes(shard.read_bytes()[:-1])
+
+    with pytest.raises(MergeError) as caught:
+        verify(merged)
+
+    assert str(caught.value).startswith(f"{shard} is cut short")
+    assert str(caught.value).endswith(", so it is not as it was written.")

@@ -29,9 +29,12 @@ for module in (groups, passes):
     module.FEW = 50  # so that ranks are found as in large models
 for dtype in ("bfloat16", "float32"):
     for out_dtype in ("bfloat16", "float32"):
-        for number, method in enumerate(METHODS):
-            paths = [Path(f"{dtype}-{seed}") for seed in range(3)]
-            merge(Recipe(method, paths[0], tuple(paths[1:]), out_dtype=out_dtype), f"{dtype}-{out_dtype}-{number}")
+        for number, (name, method) in enumerate(METHODS.items()):
+            base, *experts = [Path(f"{dtype}-{seed}") for seed in range(1 + method.taking(2))]
+            for values in ({}, {"rescale": "l1"}, {"select_topk": 0.3}):
+                if set(values) <= set(method.params) and not method.collects:
+                    out = f"{dtype}-{out_dtype}-{number}-{len(values)}"
+                    merge(Recipe(name, base, tuple(experts), values=values, out_dtype=out_dtype), out)
 late = {name: sorted(set(found) - set(before[name])) for name, found in compiled().items()}
 print({name: found for name, found in late.items() if found})
 """

@@ -7,9 +7,11 @@ from typing import Any
 import gradio as gr
 import pytest
 
-from merging.method import METHODS, Method
+from merging.method import ADAPTERS, METHODS, Method
 from ui.build import build
-from ui.merge_panel import about
+from ui.method_panel import SOMETIMES, about
+
+ALL = METHODS | ADAPTERS
 
 
 @pytest.fixture(scope="module")
@@ -18,11 +20,14 @@ def labels() -> dict[str, Any]:
     return {block.elem_id: block for block in blocks.blocks.values() if getattr(block, "elem_id", None)}
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+@pytest.mark.parametrize("method", ALL.values(), ids=list(ALL))
 def test_every_parameter_of_every_method_has_a_labelled_control(method: Method, labels: dict[str, Any]) -> None:
     for param in method.params.values():
         if param.per_expert:
             continue  # its sliders come with the experts: a browser test looks at them
+        if param.settled:
+            assert f"{method.name}-{param.key}" not in labels
+            continue
         control = labels[f"{method.name}-{param.key}"]
 
         assert control.label == param.label
@@ -32,14 +37,37 @@ def test_every_parameter_of_every_method_has_a_labelled_control(method: Method, 
             assert (control.minimum, control.maximum) == (param.low, param.high)
 
 
-@pytest.mark.parametrize("method", METHODS.values(), ids=list(METHODS))
+def test_what_draws_at_random_has_a_seed(labels: dict[str, Any]) -> None:
+    seeded = {name for name in ALL if f"{name}-seed" in labels}
+
+    sometimes = {  # those that can be told to drop at random, by one of their choices
+        name for name in ADAPTERS for param in ADAPTERS[name].params.values() if any("dare" in c for c in param.choices)
+    }
+    assert sometimes == {*SOMETIMES}
+    assert seeded == sometimes | {method.name for method in ALL.values() if method.random}
+
+
+@pytest.mark.parametrize("method", ALL.values(), ids=list(ALL))
 def test_every_method_shows_its_words_its_formula_and_its_paper(method: Method) -> None:
     words = about(method)
 
     assert method.summary in words
     assert f"$${method.formula}$$" in words
     assert f"]({method.paper})" in words
+    assert method.use in words
 
 
 def test_no_event_is_an_open_endpoint(labels: dict[str, Any]) -> None:
     assert build().get_api_info()["named_endpoints"] == {}
+
+
+def test_no_two_listeners_of_one_event_wait_to_be_called_again() -> None:
+    # Gradio would send the event again for each of them, to both, and so for ever: see `ui.events.after`.
+    waiting: dict[Any, list[str]] = {}
+    for function in build().fns.values():
+        if function.trigger_mode == "always_last":
+            for target in [each for each in function.targets if each[0] is not None and each[1] != "load"]:
+                waiting.setdefault(target, []).append(function.name)
+
+    assert waiting
+    assert {target: names for target, names in waiting.items() if len(names) > 1} == {}

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import plotly.graph_objects as go
 import pytest
 import torch
 
@@ -17,37 +18,33 @@ from merging.checkpoint import open_checkpoint
 from merging.cli import main
 from merging.generate import Answer
 from merging.method import METHODS
+from merging.predictor import BROKEN
 from merging.preflight import check
 from merging.publish import beside
 from merging.recipe import Recipe
 from merging.sizes import in_words
+from merging.wholes import LATER
+from merging.wholes import MIXED as WHOLE
 from merging.workplace import Workplace
-from tests.conftest import Family, random_tensors, write_model
-from ui.errors import notice
+from tests.conftest import DATA_FREE, Family, random_tensors, write_model
+from tests.ui.screens import cells, draw, select
+from ui.comparing import KEEP, known_comparison, unread
+from ui.errors import escaped, notice
 from ui.family import choices
 from ui.jobs import Job, announce, stop, stoppable
+from ui.measures import ABSOLUTE, RELATIVE, Measure
 from ui.merge_panel import estimate, recipe_of, run_merge
 from ui.models_panel import Selection, read_models
 from ui.sample_panel import cards, run_sample
-from ui.see_panel import (
-    ABSOLUTE,
-    KEEP,
-    RELATIVE,
-    comparison_of,
-    describe,
-    draw_coefficients,
-    draw_norms,
-    known_comparison,
-    make_comparison,
-    show_tensor,
-)
+from ui.views import describe, draw_norms, show_tensor
+
+SPECTRAL = ("tsv_m", "iso_c", "iso_cts", "star", "wudi")
 
 
-def select(base: Path, experts: list[Path]) -> Selection:
-    """The selection of models that have been compared."""
-    _, selection = read_models(str(base), [str(path) for path in experts])
-    list(make_comparison(selection, "someone"))
-    return selection
+def norms(selection: Selection, measure: Measure) -> go.Figure:
+    known = known_comparison(selection)
+    assert known
+    return draw_norms(known, selection.names, measure)
 
 
 def test_the_table_says_what_each_model_is(family: Family) -> None:
@@ -87,7 +84,7 @@ def test_a_model_is_refused_in_the_words_of_the_merge(family: Family, tmp_path: 
     for path in bad:
         words = refusal(base, [path]).removeprefix(f"{path.name}: ")
         assert words
-        assert f'<span class="problem">{html.escape(words)}</span>' in table
+        assert f'<span class="problem">{escaped(words)}</span>' in table
 
 
 def test_an_expert_of_another_format_and_other_names_is_taken_and_noted(family: Family, tmp_path: Path) -> None:
@@ -99,7 +96,7 @@ def test_an_expert_of_another_format_and_other_names_is_taken_and_noted(family: 
 
     assert selection.fitting == (str(tmp_path / "trained.pt"),)
     assert refusal(base, [tmp_path / "trained.pt"]) == ""
-    assert '<span class="note">`module.' in table
+    assert '<span class="note"><code>module.' in table
     assert "problem" not in table
 
 
@@ -112,8 +109,8 @@ def test_what_an_expert_lacks_and_has_alone_is_noted_beside_it(family: Family, t
     table, selection = read_models(str(base), [str(experts[0]), str(odd)])
 
     assert len(selection.fitting) == 2
-    assert "It lacks `model.norm.weight` of the base model" in table
-    assert "It has `extra.weight` that the base model lacks" in table
+    assert "It lacks <code>model.norm.weight</code> of the base model" in table
+    assert "It has <code>extra.weight</code> that the base model lacks" in table
 
 
 def test_a_base_without_a_config_is_noted(family: Family) -> None:
@@ -163,12 +160,10 @@ def test_norms_are_absolute_or_relative(family: Family) -> None:
     name = "model.layers.1.mlp.up_proj.weight"
     start, end = (open_checkpoint(path).tensor(name).double() for path in (base, experts[0]))
 
-    shown = {kind: draw_norms(selection, kind) for kind in (ABSOLUTE, RELATIVE)}
+    absolute, relative = (norms(selection, measure).data[0].z[1][0] for measure in (ABSOLUTE, RELATIVE))
 
-    for kind, expected in ((ABSOLUTE, (end - start).norm()), (RELATIVE, (end - start).norm() / start.norm())):
-        figure = shown[kind]
-        assert figure is not None
-        assert figure.data[0].z[1][0] == pytest.approx(float(expected), rel=1e-4)
+    assert absolute == pytest.approx(float((end - start).norm()), rel=1e-4)
+    assert relative == pytest.approx(float((end - start).norm() / start.norm()), rel=1e-4)
 
 
 def test_a_comparison_follows_the_files_and_not_their_names(family: Family) -> None:
@@ -181,14 +176,14 @@ def test_a_comparison_follows_the_files_and_not_their_names(family: Family) -> N
     assert known_comparison(again) is None
 
 
-def test_a_comparison_that_was_put_away_is_made_again(family: Family, tmp_path: Path) -> None:
+def test_a_comparison_that_was_put_away_can_be_made_again(family: Family, tmp_path: Path) -> None:
     base, experts = family()
     selection = select(base, experts)
     for number in range(KEEP):
         select(base, [write_model(tmp_path / f"other{number}", random_tensors(20 + number))])
 
     assert known_comparison(selection) is None
-    assert comparison_of(selection, "someone") is not None
+    assert unread(selection, "someone")
 
 
 def test_a_comparison_used_last_is_put_away_last(family: Family, tmp_path: Path) -> None:
@@ -201,12 +196,13 @@ def test_a_comparison_used_last_is_put_away_last(family: Family, tmp_path: Path)
     assert known_comparison(selection)
 
 
-def test_while_models_are_read_nothing_else_reads_them(family: Family) -> None:
+def test_models_that_are_read_are_not_missed(family: Family) -> None:
     base, experts = family()
     _, selection = read_models(str(base), [str(path) for path in experts])
 
     with stoppable("someone", "compare"):
-        assert comparison_of(selection, "someone") is None
+        assert not unread(selection, "someone")
+    assert unread(selection, "someone")
 
 
 def test_warnings_name_an_expert_that_equals_the_base_and_one_that_is_far(family: Family, tmp_path: Path) -> None:
@@ -226,16 +222,18 @@ def test_a_tensor_with_nan_is_a_hole_and_a_warning(family: Family, tmp_path: Pat
     tensors["model.norm.weight"][0] = torch.nan
     selection = select(base, [write_model(tmp_path / "broken", tensors)])
 
-    figure = draw_norms(selection, ABSOLUTE)
+    figure, forecast = norms(selection, ABSOLUTE), draw(selection, Recipe("ties", base, (Path("broken"),)))
 
-    assert figure is not None
     assert figure.data[1].z[0][1] is None
-    assert "`model.norm.weight` holds NaN" in describe(selection)
-    drawn, _, _ = draw_coefficients(selection, Recipe("ties", base, (Path("broken"),)), quick=False)
-    assert drawn is not None
+    assert "<code>model.norm.weight</code> holds NaN" in describe(selection)
+    assert cells(forecast.figure)["model.norm.weight"] == [(None, BROKEN)]
+    assert "nan" not in forecast.caption
 
 
-@pytest.mark.parametrize("name", METHODS)
+SOME = [name for name in DATA_FREE if METHODS[name].taking(2) == 2 and METHODS[name].taking(1) == 1]
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_an_expert_that_lacks_a_tensor_has_an_empty_cell_that_says_so(family: Family, name: str) -> None:
     base, experts = family()
     tensors = random_tensors(1)
@@ -243,46 +241,54 @@ def test_an_expert_that_lacks_a_tensor_has_an_empty_cell_that_says_so(family: Fa
     write_model(experts[0], tensors)
     selection = select(base, experts)
 
-    norms = draw_norms(selection, ABSOLUTE)
-    weights, _, _ = draw_coefficients(selection, Recipe(name, base, tuple(experts)), quick=False)
+    panel = norms(selection, ABSOLUTE).data[1]
+    weights = cells(draw(selection, Recipe(name, base, tuple(experts))).figure)["model.norm.weight"]
     detail, histogram = show_tensor(selection, "model.norm.weight")
 
-    assert norms is not None
-    assert weights is not None
     assert histogram is not None
-    for z, text in (
-        (norms.data[1].z[0][1], norms.data[1].text[0][1]),
-        (weights.data[0].z[-1][0], weights.data[0].text[-1][0]),
-    ):
-        assert z is None
-        assert text == "does not have this tensor"
-    assert weights.data[0].z[-1][1] is not None
+    assert [(panel.z[0][1], panel.text[0][1]), weights[0]] == [(None, "does not have this tensor")] * 2
+    assert weights[1][0] is not None
     assert "does not have this tensor" in detail
     assert [line.name for line in histogram.data] == [experts[1].name]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", DATA_FREE)
 def test_every_method_draws_its_coefficients(family: Family, name: str) -> None:
-    base, experts = family()
+    base, experts = family(METHODS[name].taking(2))
     selection = select(base, experts)
 
-    figure, caption, exact = draw_coefficients(selection, Recipe(name, base, tuple(experts)), quick=True)
+    recipe = Recipe(name, base, tuple(experts))
 
-    assert figure is not None
-    assert METHODS[name].title in caption
-    assert exact
-    numbers = [row for row in figure.data[0].z if row[0] is not None]
-    assert len(numbers) == len(random_tensors(0))
+    quick, exact = (draw(selection, recipe, quick=quick) for quick in (True, False))
+
+    assert METHODS[name].title in quick.caption
+    assert exact.exact
+    for drawn, words in ((quick, LATER), (exact, WHOLE)):
+        told = [cell for row in cells(drawn.figure).values() for cell in row]
+        wholes = [cell for cell in told if cell == (None, words)]
+        assert len(told) == len(experts) * len(random_tensors(0))
+        # Of the whole matrices there is no number; the others are no matrices, or in no layer.
+        assert len(wholes) == len(experts) * {"wudi": 2}.get(name, 3 if name in SPECTRAL else 0)
+        assert all(number is not None for number, said in told if said != words)
+
+
+def test_too_many_experts_are_said_in_place_of_the_heatmap(family: Family) -> None:
+    base, experts = family()
+
+    drawn = draw(select(base, experts), Recipe("slerp", base, tuple(experts)))
+
+    assert drawn.figure is None
+    assert "SLERP takes 1 expert, not 2. Remove 1." in drawn.caption
 
 
 def test_a_value_out_of_range_is_said_in_place_of_the_heatmap(family: Family) -> None:
     base, experts = family()
     recipe = Recipe("ties", base, tuple(experts), values={"density": 7})
 
-    figure, words, _ = draw_coefficients(select(base, experts), recipe, quick=True)
+    drawn = draw(select(base, experts), recipe)
 
-    assert figure is None
-    assert "Density ρ must be between 0.01 and 1, but it is 7." in words
+    assert drawn.figure is None
+    assert "<code>density</code> must be between 0.01 and 1, but it is 7." in drawn.caption
 
 
 def test_a_tensor_from_near_has_its_numbers_and_a_histogram(family: Family) -> None:
@@ -328,7 +334,7 @@ def test_nan_in_the_base_is_said_of_the_base(family: Family, tmp_path: Path) -> 
 
     words = describe(select(write_model(tmp_path / "ground", broken), experts))
 
-    assert "ground: `model.norm.weight` holds NaN" in words
+    assert "ground: <code>model.norm.weight</code> holds NaN" in words
 
 
 def test_how_much_did_not_move_is_told_per_expert(family: Family, tmp_path: Path) -> None:
@@ -350,6 +356,18 @@ def test_the_form_becomes_a_recipe_of_the_chosen_method_alone(family: Family) ->
     assert recipe == Recipe("ties", base, tuple(experts), (1.0, 0.5), {"density": 0.5, "lambda": 1})
 
 
+def test_the_seed_is_the_recipes_and_no_parameter(family: Family) -> None:
+    base, experts = family()
+    selection = select(base, experts)
+
+    told = [{"method": "dare_linear", "dare_linear.seed": seed} for seed in (7, None)]
+    seven, none = (recipe_of(selection, fields, {}, all_of_them=True) for fields in told)
+
+    assert [(recipe.seed, recipe.values) for recipe in (seven, none)] == [(7, {}), (0, {})]
+    one, other = (draw(selection, recipe).figure for recipe in (seven, none))
+    assert cells(one) != cells(other)
+
+
 def test_weights_of_another_method_are_left_out(family: Family) -> None:
     base, experts = family()
 
@@ -366,7 +384,9 @@ def test_a_merge_tells_its_progress_and_where_it_is(family: Family, tmp_path: Pa
     said = list(run_merge(Recipe("ties", base, tuple(experts)), str(out), "someone"))
 
     assert "<progress" in said[0][0]
-    assert said[-1][1] == str(out)
+    report = said[-1][1]
+    assert report
+    assert report.out == out
     assert str(out) in said[-1][0]
     assert (out / "model.safetensors").is_file()
 
@@ -380,7 +400,7 @@ def test_a_merge_that_cannot_start_says_why(family: Family, output: str, words: 
     said = list(run_merge(Recipe("from", base, tuple(experts)), output.format(base=base), "someone"))
 
     assert words in said[-1][0]
-    assert said[-1][1] == ""
+    assert said[-1][1] is None
 
 
 def test_everything_that_is_in_the_way_of_a_merge_is_said(family: Family, tmp_path: Path) -> None:
@@ -390,7 +410,7 @@ def test_everything_that_is_in_the_way_of_a_merge_is_said(family: Family, tmp_pa
     said = list(run_merge(recipe, str(base), "someone"))
 
     assert said[-1][0].count("<li>") == 3
-    for words in ("Density ρ must be", "There is no file or folder", "nothing is ever overwritten"):
+    for words in ("<code>density</code> must be", "There is no file or folder", "nothing is ever overwritten"):
         assert words in said[-1][0]
 
 
@@ -407,7 +427,7 @@ def test_a_finished_merge_says_what_to_know_and_how_to_verify_it(family: Family,
     assert f"<pre>python -m merging verify {html.escape(shlex.quote(str(out)))}</pre>" in said
     assert "1 tensor with another fate" in said
     assert "merged without expert-1, which lacks it: <code>model.norm.weight</code>" in said
-    assert "<li>expert-1: `module.model.embed_tokens.weight` is read as" in said
+    assert "<li>expert-1: <code>module.model.embed_tokens.weight</code> is read as" in said
     assert main(["verify", str(out)]) == 0
 
 
@@ -417,8 +437,8 @@ def test_a_stopped_merge_goes_on_when_it_is_asked_for_again(
     base, experts = family()
     recipe, out, finish = Recipe("linear", base, tuple(experts)), tmp_path / "out", Workplace.finish
 
-    def stop_then(place: Workplace, name: str, checksum: str) -> None:
-        finish(place, name, checksum)
+    def stop_then(place: Workplace, *told: Any) -> None:
+        finish(place, *told)
         stop("someone", "merge")
 
     monkeypatch.setattr(Workplace, "finish", stop_then)
@@ -426,10 +446,11 @@ def test_a_stopped_merge_goes_on_when_it_is_asked_for_again(
     monkeypatch.undo()
 
     assert f"Nothing is at {out}; merge again with the same settings to go on where this stopped." in said[0]
-    assert said[1] == ""
+    assert said[1] is None
     assert not out.exists()
     assert beside(out).is_dir()
-    assert list(run_merge(recipe, str(out), "someone"))[-1][1] == str(out)
+    assert list(run_merge(recipe, str(out), "someone"))[-1][1]
+    assert out.is_dir()
     assert not beside(out).exists()
 
 

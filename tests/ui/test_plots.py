@@ -81,6 +81,17 @@ def test_negative_coefficients_get_a_scale_with_zero_in_its_middle() -> None:
     assert figure.layout.coloraxis.cmin == -figure.layout.coloraxis.cmax
 
 
+def test_numbers_of_both_signs_have_zero_in_the_middle_of_their_scale() -> None:
+    mixed, below, above = (
+        norms_figure(("a", "b"), ("e",), table, "mean").layout.coloraxis
+        for table in ([[-0.4], [0.1]], [[-0.4], [-0.2]], [[0.4], [0.1]])
+    )
+
+    assert (mixed.cmin, mixed.cmax) == (below.cmin, below.cmax) == (-0.4, 0.4)
+    assert (above.cmin, above.cmax) == (0, 0.4)
+    assert mixed.colorscale != above.colorscale
+
+
 def test_the_scale_does_not_follow_every_small_move() -> None:
     ends = {coefficients_figure(("a",), ("e",), [[x]], "c").layout.coloraxis.cmax for x in (0.26, 0.3, 0.4, 0.5)}
 
@@ -111,3 +122,16 @@ def test_a_histogram_has_a_line_per_expert() -> None:
         ("a", (0.5, 1.5), (1.0, None)),
         ("b", (0.5, 1.5), (2.0, 3.0)),
     ]
+
+
+def test_a_hole_that_says_why_has_a_ground_and_space_between_layers_has_none() -> None:
+    names = tuple(
+        f"model.layers.{layer}.mlp.{module}.weight" for layer in (0, 1) for module in ("up_proj", "down_proj")
+    )
+    table = [[math.nan, math.nan], [math.nan, math.nan], [1.0, math.nan], [1.0, 2.0]]
+    gaps = dict.fromkeys(((0, 0), (0, 1), (1, 0), (1, 1), (2, 1)), "no number")
+
+    figure = coefficients_figure(names, ("one", "two"), table, "weight", gaps)
+
+    boxes = [(shape.x0, shape.x1, shape.y0, shape.y1) for shape in figure.layout.shapes]
+    assert boxes == [(-0.5, 1.5, -0.5, 1.5), (0.5, 1.5, 2.5, 3.5)]  # row 2 is between the layers

@@ -47,7 +47,7 @@ def test_weights_that_add_up_to_nothing_have_no_average(weight: list[float]) -> 
     with pytest.raises(MergeError) as caught:
         merged(weight=weight)
 
-    message = "The weights add up to 0, so they have no average. Change a weight or turn Normalize off."
+    message = "The weights add up to 0 and have no average. Change one, or say `normalize: false`."
     assert str(caught.value) == message
 
 

@@ -1,0 +1,25 @@
+"""The recipe that several commands are given."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from merging.checkpoint import open_checkpoint
+from merging.errors import RecipeError
+from merging.findings import tried
+from merging.recipe import Recipe, load_recipe
+
+
+def read_recipe(given: Path) -> Recipe:
+    """The recipe of a file or of a merged model; `-` is what comes in, whose paths start at the working folder.
+
+    RecipeError names everything that is wrong with it, and each of its models that cannot be opened.
+    """
+    try:
+        return load_recipe(f"{sys.stdin.read()}\n" if str(given) == "-" else given)
+    except RecipeError as error:
+        problems = [*error.problems]
+        for path in error.models:
+            tried(problems, open_checkpoint, path)
+        raise RecipeError(problems, error.warnings, error.models) from error

@@ -1,0 +1,124 @@
+"""Language models in memory, ready to be run: by the classes of transformers alone, never by code that came with them.
+
+A model is on disk, or it is a merge that is in memory already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from merging.checkpoint import Checkpoint
+from merging.errors import MergeError
+from merging.header import INDEX
+from merging.lazy import torch
+
+if TYPE_CHECKING:
+    from merging.unwritten import Unwritten
+
+
+@dataclass
+class Loaded:
+    """A model in memory, and its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+    bytes: int
+
+
+def memory_of(model: Checkpoint | Unwritten) -> int:
+    """Bytes it takes in memory: float32 while that is small, which processors are quicker with, else its own dtype."""
+    whole = model.parameters * 4
+    return whole if whole <= 2 << 30 else model.bytes
+
+
+def load(checkpoint: Checkpoint, base: Checkpoint, size: int) -> Loaded:
+    """A model in memory, in float32 where `size` is what that takes, else as it is stored.
+
+    The base gives config and tokenizer where it has none of its own.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    own = checkpoint if checkpoint.config and not checkpoint.adapter else base
+    if not own.config:
+        raise MergeError(f"{checkpoint.name} has no config.json, and neither has the base. Choose a model folder.")
+    dtype = torch.float32 if size == checkpoint.parameters * 4 else "auto"
+    with _told_of(checkpoint.name):
+        config = AutoConfig.from_pretrained(own.folder, local_files_only=True, trust_remote_code=False)
+        if checkpoint.config and not checkpoint.adapter and _usual(checkpoint):
+            model = AutoModelForCausalLM.from_pretrained(
+                checkpoint.folder,
+                config=config,
+                dtype=dtype,
+                local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,
+            )
+        else:
+            model = _of_tensors(config, {name: checkpoint.tensor(name) for name in checkpoint.entries}, dtype)
+        home = checkpoint if (checkpoint.folder / "tokenizer_config.json").is_file() else base
+        tokenizer = AutoTokenizer.from_pretrained(home.folder, local_files_only=True, trust_remote_code=False)
+    return Loaded(model.eval(), tokenizer, size)
+
+
+def load_unwritten(merge: Unwritten, size: int) -> Loaded:
+    """A merge that is in memory as a model, with config and tokenizer as its folder would have them; likewise."""
+    from transformers import CONFIG_MAPPING, AutoTokenizer, GenerationConfig
+
+    if not merge.config:
+        raise MergeError(f"The base {merge.work.base.name} has no config.json. Choose a model folder as the base.")
+    kind: Any = merge.config.get("model_type")
+    if kind not in CONFIG_MAPPING:
+        raise MergeError(f"{merge.name} could not be loaded: transformers has no classes for its model type, {kind!r}.")
+    dtype = torch.float32 if size == merge.parameters * 4 else "auto"
+    vocabulary = merge.work.vocabulary
+    with _told_of(merge.name):
+        config = CONFIG_MAPPING[kind].from_dict(merge.config)
+        model = _of_tensors(config, dict(merge.tensors), dtype)
+        if merge.generation is not None:
+            model.generation_config = GenerationConfig.from_dict(merge.generation)
+        home = vocabulary.home or merge.work.base.folder
+        tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True, trust_remote_code=False)
+        _extend(tokenizer, vocabulary.added)
+    if merge.chat_template:
+        tokenizer.chat_template = merge.chat_template
+    return Loaded(model.eval(), tokenizer, size)
+
+
+def _of_tensors(config: Any, tensors: dict[str, Any], dtype: Any) -> Any:
+    """The model of a config with these tensors."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return kind.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype)
+
+
+def _extend(tokenizer: Any, added: tuple[dict[str, Any], ...]) -> None:
+    """Add a union's new tokens, in the order of their rows."""
+    from tokenizers import AddedToken
+
+    for token in added:
+        told = {key: value for key, value in token.items() if key != "id"}
+        tokenizer.add_tokens([AddedToken(**told)], special_tokens=bool(token["special"]))
+        assert tokenizer.convert_tokens_to_ids(token["content"]) == token["id"], "the preflight has tried it"
+
+
+@contextmanager
+def _told_of(name: str) -> Iterator[None]:
+    """MergeError with the name where a library has something against a model."""
+    from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise MergeError(f"{name} could not be loaded: {reason}") from error
+
+
+def _usual(checkpoint: Checkpoint) -> bool:
+    """Whether its files have the names under which transformers looks for them."""
+    return any((checkpoint.folder / name).is_file() for name in ("model.safetensors", INDEX))

@@ -1,0 +1,21 @@
+"""What is told of a result when it is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a merge did: where it is, what became of every tensor, seconds by stage, and a checksum per tensor."""
+
+    out: Path
+    bytes: int
+    seconds: float
+    fates: dict[str, str]
+    timings: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    checksums: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, float] = field(default_factory=dict)  # by an adapter's rank: the share of a matrix's squared norm
+    kept: int = 0  # tensors that an earlier run to the same place had finished

@@ -1,0 +1,79 @@
+"""After the merge, in a browser: merges of a visit are compared, repeated, reported on and deleted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.e2e.conftest import ROOT, choose_models, drawn, figure, numbers
+
+pytestmark = pytest.mark.e2e
+
+ZOO = ROOT / "zoo"
+
+
+def write(page: Page, folder: str) -> None:
+    """Merge as the page stands, to the end."""
+    page.locator("#output input, #output textarea").fill(folder)
+    page.locator("#run").click()
+    expect(page.locator("#merge-status")).to_contain_text("Merged.", timeout=120_000)
+
+
+def test_merges_of_a_visit_are_compared_repeated_reported_and_deleted(
+    visit: Page, browser: Browser, app_url: str, workplace: Path, tmp_path: Path
+) -> None:
+    rows = visit.locator("#history tbody tr")
+    expect(visit.locator("#history-tools")).to_be_hidden()
+    write(visit, "history/one")
+    expect(rows).to_have_count(1)
+    visit.get_by_label("TIES-Merging").click()
+    expect(visit.locator("#forecast-note")).to_contain_text("TIES-Merging")
+    write(visit, "history/two")
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text("TIES-Merging")
+
+    visit.locator("#history-compare").click()
+    drawn(visit, "#history-apart")
+    said = visit.locator("#history-said")
+    expect(said).to_contain_text("‖A − B‖ is")
+    expect(said.locator("tr").filter(has_text="merge_method")).to_contain_text("from")
+    assert figure(visit, "#history-apart")[0]["name"] == "A − B"
+    assert numbers(visit, "#history-apart")[0][0] == "A − B"
+
+    with visit.expect_download() as caught:
+        visit.locator("#history-report").click()
+    assert caught.value.suggested_filename == "two.html"
+    report = tmp_path / "two.html"
+    caught.value.save_as(report)
+    offline, strays = browser.new_context(offline=True), []
+    reader = offline.new_page()
+    reader.on("request", lambda request: strays.append(request.url))
+    reader.goto(report.as_uri())
+    expect(reader.locator("body")).to_contain_text("TIES-Merging")
+    for number in range(2):
+        expect(reader.locator(f"#plot-{number} .heatmaplayer image").first).to_be_attached()
+    assert [url for url in strays if not url.startswith(("data:", "blob:"))] == [report.as_uri()]
+    offline.close()
+
+    visit.locator("#history-one input").click()
+    visit.get_by_role("option", name="1. FroM").click()
+    visit.locator("#history-repeat").click()
+    expect(visit.locator("#method").get_by_label("FroM", exact=True)).to_be_checked()
+    visit.locator("#history-folder").get_by_role("checkbox").check()
+    visit.locator("#history-delete").click()
+    expect(rows).to_have_count(1)
+    assert not (workplace / "history/one").exists()
+    assert (workplace / "history/two").is_dir()
+
+    other = browser.new_page()
+    other.goto(app_url)
+    drawn(other, "#weights")
+    expect(other.locator("#history tbody tr")).to_have_count(0)
+    choose_models(other, ZOO / "base", [ZOO / "bible"])
+    other.wait_for_function("() => document.querySelector('#weights .pv-box').data[0].x.join() === 'bible'")
+    assert figure(visit, "#weights")[0]["x"] == ["shakespeare", "bible", "python"]
+    expect(visit.locator("#models-table tbody tr")).to_have_count(4)
+    expect(rows).to_have_count(1)
+    other.close()

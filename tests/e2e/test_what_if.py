@@ -1,0 +1,159 @@
+"""What the merge will do, in a browser: it follows the sliders, is held and compared, and is changed by hand."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from playwright.sync_api import Page, expect
+from safetensors.torch import load_file
+
+from tests.e2e.conftest import (
+    ROOT,
+    choose_method,
+    drawn,
+    expect_weights,
+    figure,
+    numbers,
+    open_tab,
+    pick,
+    set_number,
+    weights_of,
+)
+
+pytestmark = pytest.mark.e2e
+
+ZOO = ROOT / "zoo"
+NAMES = ("shakespeare", "bible", "python")
+Q, K = (f"model.layers.1.self_attn.{module}_proj.weight" for module in "qk")
+UP = "model.layers.1.mlp.up_proj.weight"
+
+
+def tensors(name: str, folder: Path = ZOO) -> dict[str, torch.Tensor]:
+    return load_file(folder / name / "model.safetensors")
+
+
+def test_the_forecast_follows_the_sliders_and_two_settings_are_compared(visit: Page) -> None:
+    expect(visit.get_by_text("Weight of bible")).to_have_count(0)
+    base = tensors("base")[Q].double()
+    norms = torch.stack([(tensors(name)[Q].double() - base).norm() for name in NAMES])
+    assert weights_of(visit, Q) == pytest.approx((norms / norms.sum()).tolist(), rel=1e-4)
+
+    slider = visit.locator("#from-k input[type=range]")
+    slider.focus()
+    for _ in range(10):
+        slider.press("ArrowRight")
+    expect_weights(visit, Q, (norms**2 / norms.square().sum()).tolist())
+
+    open_tab(visit, "#forecast", "Compare")
+    visit.locator("#hold").click()
+    expect(visit.locator("#holding")).to_contain_text("Held: FroM")
+    set_number(visit, "from-k", "1")
+    drawn(visit, "#difference")
+    visit.wait_for_function("""([tensor, wanted]) => {
+      const [trace] = document.querySelector('#difference .pv-box').data;
+      const row = trace.customdata.findIndex((cells) => cells[0] === tensor);
+      return Math.abs(trace.z[row][0] - wanted) < 1e-4;
+    }""", arg=[Q, float(norms[0] / norms.sum() - norms[0] ** 2 / norms.square().sum())])  # fmt: skip
+    visit.locator("#compared").get_by_label("distance from the base").click()
+    visit.wait_for_function("() => document.querySelector('#difference .pv-box').data[0].x.join() === 'merge'")
+
+    open_tab(visit, "#forecast", "Effects")
+    drawn(visit, "#effects")
+    assert [trace["name"] for trace in figure(visit, "#effects")] == ["merge", *NAMES]
+    assert numbers(visit, "#effects")[0][1][0] == ["layer", "merge", *NAMES]
+    visit.get_by_label("TIES-Merging").click()
+    visit.locator("#effect input").click()
+    visit.get_by_role("option", name=re.compile("^Entries decided")).click()
+    visit.wait_for_function("() => document.querySelector('#effects .pv-box').data[0].name === 'no expert'")
+    none, one, several = (trace["y"] for trace in figure(visit, "#effects"))
+    assert [sum(shares) for shares in zip(none, one, several, strict=True)] == pytest.approx([1] * 6)
+
+    open_tab(visit, "#forecast", "Coefficients")
+    for method in ("TIES-Merging", "PCB-Merging"):
+        visit.get_by_label(method).click()
+        expect(visit.locator("#forecast-note")).to_contain_text(re.compile(f"{method} · steps .* by none .* · exact"))
+        assert all(0 <= weight <= 1.1 for weight in weights_of(visit, Q))
+
+    choose_method(visit, "One number per tensor", "Task arithmetic")
+    weight = visit.get_by_role("spinbutton", name="Weight of bible")
+    weight.fill("-1")
+    weight.press("Enter")
+    expect_weights(visit, Q, [0.4, -0.4, 0.4])
+
+
+def test_weights_are_changed_by_hand_sampled_and_merged(visit: Page, workplace: Path) -> None:
+    before = weights_of(visit, Q)
+    visit.locator("#editing button").first.click()
+    visit.locator("#edit-convert").click()
+    expect(visit.locator("#method").get_by_label("Task arithmetic", exact=True)).to_be_checked()
+    expect(visit.locator("#forecast-note")).to_contain_text("Task arithmetic")
+    expect_weights(visit, Q, before)  # FroM's coefficients, as weights that can be changed
+
+    part, who, change = (visit.locator(f"#edit-{name}") for name in ("part", "who", "change"))
+    done = visit.locator("#edit-done")
+    pick(visit, "#weights", Q, column=1)
+    expect(visit.locator("#edit-picked")).to_contain_text(f"{Q} of bible")
+    change.get_by_label("zero").click()
+    visit.locator("#edit-apply").click()
+    expect(done).to_contain_text(f"{Q}: weight 0 of bible")
+    expect_weights(visit, Q, [before[0], 0, before[2]])
+
+    for chosen, picked, how, to, said in (
+        ("its layer", K, "set", "0.5", "layer 1: weight 0.5"),
+        ("its module", K, "scale", "2", "k: weight × 2"),
+        ("its group", UP, "set", "0.25", "MLP: weight 0.25"),
+    ):
+        pick(visit, "#norms", picked)
+        expect(visit.locator("#edit-picked")).to_contain_text(f"{picked} of shakespeare")
+        part.get_by_label(chosen).click()
+        who.get_by_label("all experts").click()
+        change.get_by_label(how, exact=True).click()
+        visit.locator("#edit-first input").fill(to)
+        visit.locator("#edit-apply").click()
+        expect(done.locator("li").first).to_have_text(said)
+    expect_weights(visit, Q, [0.5] * 3)
+    expect_weights(visit, K, [1.0] * 3)
+    expect_weights(visit, UP, [0.25] * 3)
+
+    visit.locator("#edit-undo").click()
+    expect(done.locator("li")).to_have_count(3)
+    expect_weights(visit, UP, [0.5] * 3)
+    visit.locator("#edit-redo").click()
+    expect_weights(visit, UP, [0.25] * 3)
+
+    part.get_by_label("the model").click()
+    change.get_by_label("ramp").click()
+    visit.locator("#edit-first input").fill("1")
+    visit.locator("#edit-last input").fill("0")
+    visit.locator("#edit-apply").click()
+    expect_weights(visit, Q, [0.8] * 3)
+    visit.locator("#edit-reset").click()
+    expect(done.locator("li").first).to_have_text("the whole model: weight as before")
+    expect_weights(visit, Q, before)
+    visit.locator("#edit-preset input").click()
+    visit.get_by_role("option", name="attention only").click()
+    expect_weights(visit, UP, [0] * 3)
+    expect_weights(visit, Q, before)
+
+    open_tab(visit, "#forecast", "Recipe")
+    expect(visit.locator("#recipe-text")).to_contain_text("merge_method: task_arithmetic")
+    expect(visit.locator("#recipe-text")).to_contain_text("filter:")
+
+    visit.locator("#sample-length input[type=number]").fill("4")
+    visit.locator("#sample-run").click()
+    expect(visit.locator("#answers [aria-busy=false] article")).to_have_count(5, timeout=120_000)
+    expect(visit.locator("#answers article.merge h3")).to_have_text("merge: as it stands")
+    assert len(visit.locator("#answers article.merge pre").inner_text()) > len("[Enter ")
+    visit.locator("#output input, #output textarea").fill("by-hand")
+    assert not (workplace / "by-hand").exists()
+    visit.locator("#run").click()
+    expect(visit.locator("#merge-status")).to_contain_text("Merged.", timeout=120_000)
+    merged, base = tensors("by-hand", workplace), tensors("base")
+    assert torch.equal(merged[UP], base[UP])
+    steps = sum(
+        weight * (tensors(name)[Q].double() - base[Q].double()) for name, weight in zip(NAMES, before, strict=True)
+    )
+    torch.testing.assert_close(merged[Q].double(), base[Q].double() + steps, rtol=0.01, atol=1e-3)

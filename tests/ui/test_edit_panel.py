@@ -1,0 +1,198 @@
+"""Changing weights by hand: which change the controls stand for, or why there is none, and the list of changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from merging.edits import PRESETS, Edit, Edits
+from merging.parts import Part
+from tests.conftest import Family
+from tests.ui.screens import Screen
+from ui.controls import first
+from ui.draft import Draft
+from ui.edit_panel import (
+    ALL,
+    BACK,
+    GROUP,
+    LAYER,
+    MODEL,
+    MODULE,
+    NOTHING,
+    ONE,
+    RAMP,
+    SCALE,
+    SET,
+    TENSOR,
+    ZERO,
+    Picked,
+    edit_of,
+    listed,
+    part_of,
+    told,
+)  # fmt: skip
+from ui.models_panel import Selection
+
+UP = "model.layers.1.mlp.up_proj.weight"
+PICKED = Picked(UP, "/models/math", "math")
+HERE = ("/models/math",)
+
+
+@pytest.mark.parametrize(
+    ("which", "part"),
+    [
+        (TENSOR, Part("tensor", UP)), (LAYER, Part("layer", "1")), (MODULE, Part("module", "up")),
+        (GROUP, Part("group", "mlp")), (MODEL, Part()),
+    ],
+)  # fmt: skip
+def test_a_part_is_the_one_that_the_tensor_is_in(which: str, part: Part) -> None:
+    found = part_of(PICKED, which)
+
+    assert found == part
+    assert UP in found.of([UP, "model.norm.weight"])
+    assert (part_of(Picked(), which) is None) == (which != MODEL)
+
+
+@pytest.mark.parametrize(
+    ("change", "edit"),
+    [
+        (SET, Edit(Part("tensor", UP), "set", 0.5, expert="/models/math")),
+        (SCALE, Edit(Part("tensor", UP), "scale", 0.5, expert="/models/math")),
+        (ZERO, Edit(Part("tensor", UP), "set", 0.0, expert="/models/math")),
+        (RAMP, Edit(Part("tensor", UP), "set", 0.5, 2.0, expert="/models/math")),
+        (BACK, Edit(Part("tensor", UP), "reset", expert="/models/math")),
+    ],
+)
+def test_a_change_is_what_the_controls_say(change: str, edit: Edit) -> None:
+    assert edit_of(PICKED, TENSOR, ONE, change, 0.5, 2, experts=HERE) == edit
+
+
+def test_all_experts_can_be_changed_at_once() -> None:
+    assert edit_of(PICKED, MODEL, ALL, SET, 1, 0, experts=HERE) == Edit(Part(), "set", 1.0)
+    assert edit_of(Picked(), MODEL, ALL, SET, 1, 0, experts=HERE) == Edit(Part(), "set", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("picked", "which", "who", "change", "numbers", "words"),
+    [
+        (Picked(), TENSOR, ALL, SET, (1.0, 0.0), NOTHING),
+        (Picked(), GROUP, ALL, SET, (1.0, 0.0), NOTHING),
+        (Picked("odd.weight"), GROUP, ALL, SET, (1.0, 0.0), "This tensor is in no group. Choose another part."),
+        (Picked(UP), TENSOR, ONE, SET, (1.0, 0.0), "No expert is chosen. Click a cell of the coefficients, or "),
+        (Picked(UP, "/gone", "bible"), TENSOR, ONE, BACK, (1.0, 0.0), "bible is not among the experts any more. Click"),
+        (PICKED, TENSOR, ONE, SET, (None, 0.0), "The weight is empty. Write a number."),
+        (PICKED, TENSOR, ONE, RAMP, (0.0, None), "The weight is empty. Write a number."),
+    ],
+)
+def test_where_there_is_no_change_a_sentence_says_why(
+    picked: Picked, which: str, who: str, change: str, numbers: tuple[float, float], words: str
+) -> None:
+    found = edit_of(picked, which, who, change, *numbers, experts=HERE)
+
+    assert isinstance(found, str)
+    assert found.startswith(words)
+
+
+def test_the_list_has_the_last_change_first_and_escapes_names() -> None:
+    edits = Edits().and_then(Edit(Part("layer", "3"), "set", 0.5, expert="/a"), Edit(Part("tensor", "<b>"), "reset"))
+
+    shown = listed(edits, {"/a": "<i>math"})
+
+    assert shown.index("&lt;b&gt;: weight as before") < shown.index("layer 3: weight 0.5 of &lt;i&gt;math")
+    assert listed(Edits(), {}) == ""
+    assert "<script>" not in told(Picked("<script>", "", "<script>"))
+
+
+def test_a_change_of_an_expert_that_is_not_merged_is_marked() -> None:
+    edits = Edits().and_then(Edit(Part("layer", "3"), "set", 0.5, expert="/models/math"))
+
+    assert "layer 3: weight 0.5 of math, which is not merged: without effect" in listed(edits, {"/other": "other"})
+    assert "without effect" not in listed(edits, {"/models/math": "math"})
+
+
+# On the page.
+
+
+@pytest.fixture
+def picked(screen: Screen, family: Family) -> Screen:
+    """The page with two experts, task arithmetic, and a cell of the second one chosen."""
+    base, experts = family()
+    screen.choose(base, experts)
+    screen["method"] = "task_arithmetic"
+    screen.fire("weights", "cell_select", cell=UP, column=1, panel=None)
+    return screen
+
+
+def test_a_cell_that_is_clicked_is_named(picked: Screen) -> None:
+    assert picked.state(Picked) == Picked(UP, picked["experts"][1], "expert-2")
+    assert f"<b>{UP}</b> of expert-2" in picked["edit-picked"]
+
+
+def test_changes_are_applied_undone_and_done_again(picked: Screen) -> None:
+    picked["edit-first"] = 0.25
+
+    picked.fire("edit-apply")
+    assert picked.state(Draft).edits.done == (Edit(Part("tensor", UP), "set", 0.25, expert=picked["experts"][1]),)
+    picked.fire("edit-undo")
+    assert picked.state(Draft).edits.done == ()
+    picked.fire("edit-redo")
+    picked["edit-preset"] = "attention only"
+    picked.fire("edit-preset", "input")
+
+    assert picked.state(Draft).edits.done[1:] == (PRESETS["attention only"],)
+    assert picked["edit-preset"] is None
+    assert picked["edit-done"].count("<li>") == 2
+    picked.fire("edit-reset")
+    assert "weight as before" in picked["edit-done"]
+
+
+def test_a_change_that_no_merge_allows_is_refused_and_not_made(picked: Screen) -> None:
+    picked["edit-first"] = 1e9
+
+    picked.fire("edit-apply")
+
+    assert picked.state(Draft).edits.done == ()
+    assert 'role="alert"' in picked["edit-done"]
+
+
+def test_a_change_that_is_refused_leaves_the_list_of_those_that_were_made(picked: Screen) -> None:
+    picked.fire("edit-apply")
+    picked["edit-first"] = None
+
+    picked.fire("edit-apply")
+
+    assert "The weight is empty." in picked["edit-done"]
+    assert f"{UP}: weight 1 of expert-2" in picked["edit-done"]
+    assert len(picked.state(Draft).edits.done) == 1
+
+
+def test_a_cell_is_chosen_no_more_when_its_models_are_not(picked: Screen) -> None:
+    (state,) = (number for number, value in picked.held.items() if isinstance(value, Selection))
+
+    picked.choose(picked["base"], picked["experts"][:1])
+    picked._changed(state)
+
+    assert picked.state(Picked) == Picked()
+    assert NOTHING in picked["edit-picked"]
+
+
+def test_a_method_without_weights_offers_to_become_one_that_has_them(picked: Screen) -> None:
+    picked["method"] = "from"
+
+    picked.fire("method", "change")
+    assert "FroM has no weights to change." in picked["edit-picked"]
+    picked.fire("weights", "cell_select", cell=UP, column=0, panel=None)
+    assert "FroM has no weights to change." in picked["edit-picked"]
+    assert f"<b>{UP}</b> of expert-1" in picked["edit-picked"]
+    picked["method"] = "ties"
+    picked.fire("method", "change")
+    assert f"<b>{UP}</b>" in picked["edit-picked"]  # what was said of the other method is gone
+    picked["method"] = "from"
+    picked.fire("edit-convert")
+
+    assert picked["method"] == "task_arithmetic"
+    assert picked["task_arithmetic-lambda"] == 1.0
+    weights = picked.state(dict)
+    assert set(weights) == set(picked["experts"])
+    assert "the same coefficients" in picked["edit-done"]
+    sliders = [picked.rendered[f"Weight of {name}"].value for name in ("expert-1", "expert-2")]
+    assert sliders == [first(weights[path]) for path in picked["experts"]]

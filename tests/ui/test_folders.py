@@ -1,0 +1,47 @@
+"""The folder that a merge is written to: names that are nobody else's, that stay as typed, and that are none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from merging.recipe import Recipe
+from merging.report import Report
+from tests.conftest import Family
+from tests.ui.screens import Screen
+from ui.folders import fresh_folder, unplaceable
+from ui.merge_panel import estimate, run_merge
+from ui.visit import Visit
+
+
+def test_visitors_of_one_second_get_folders_of_their_own() -> None:
+    assert len({fresh_folder() for _ in range(20)}) == 20
+
+
+@pytest.mark.parametrize(
+    ("output", "words"),
+    [("~nobody-of-that-name/x", "~nobody-of-that-name/x cannot be an output folder ("), ("a\0b", "ab cannot be")],
+)
+def test_what_cannot_be_a_folder_is_said_in_a_sentence(family: Family, output: str, words: str) -> None:
+    base, experts = family()
+    recipe = Recipe("from", base, tuple(experts))
+
+    assert words in estimate(recipe, output)
+    assert words in list(run_merge(recipe, output, "someone"))[-1][0]
+    assert unplaceable("merges/one") == ""
+
+
+def after_a_merge(screen: Screen, out: Path, named: Path | str) -> str:
+    """What the page names for the next merge when one has been written to `out`."""
+    screen["output"] = str(named)
+    (state,) = (number for number, value in screen.held.items() if isinstance(value, Visit))
+    screen.held[state] = screen.state(Visit).merged(Recipe("from", None, ()), Report(out, 0, 0.0, {}))
+    screen._changed(state)
+    return str(screen["output"])
+
+
+def test_a_folder_that_was_typed_is_kept_until_it_is_written(screen: Screen, tmp_path: Path) -> None:
+    assert after_a_merge(screen, tmp_path / "one", tmp_path / "mine") == str(tmp_path / "mine")
+    assert after_a_merge(screen, tmp_path / "one", "~nobody-of-that-name/x") == "~nobody-of-that-name/x"
+    assert after_a_merge(screen, tmp_path / "mine", f" {tmp_path / 'mine'}") != str(tmp_path / "mine")

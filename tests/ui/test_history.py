@@ -1,0 +1,190 @@
+"""The merges of a visit: listed, compared, repeated, reported on, and removed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import gradio as gr
+import pytest
+
+from merging import merge
+from merging.apart import weights_apart
+from merging.history import Change
+from merging.recipe import Recipe
+from merging.report import Report
+from merging.sizes import in_words
+from tests.adapters import random_adapter
+from tests.conftest import Family, random_tensors, write_model
+from tests.ui.screens import Screen
+from ui.history_panel import EMPTY, apart_figure, apart_in_words, changed, choices, listed
+from ui.visit import Visit
+
+REPORT = Report(Path("/nowhere/out"), 1234, 0.5, {})
+
+
+@pytest.fixture
+def visit(family: Family, tmp_path: Path) -> Visit:
+    """A visit with two merges by TIES, of density 0.2 and of 0.5."""
+    base, experts = family()
+    now = Visit()
+    for number, density in enumerate((0.2, 0.5), 1):
+        recipe = Recipe("ties", base, tuple(experts), values={"density": density})
+        now = now.merged(recipe, merge(recipe, tmp_path / f"out-{number}"))
+    return now
+
+
+def test_a_visit_grows_and_is_never_changed(visit: Visit) -> None:
+    first = Visit()
+
+    second = first.merged(visit.history.merges[0].recipe, REPORT)
+
+    assert (first.history.merges, len(second.history.merges)) == ((), 1)
+    assert first is not second
+
+
+def test_the_last_merge_is_the_one_into_this_base_that_is_there(visit: Visit) -> None:
+    base = str(visit.history.merges[0].recipe.base)
+    gone = visit.merged(visit.history.merges[0].recipe, REPORT)
+
+    last = gone.last(base)
+
+    assert last
+    assert last.number == 2
+    assert gone.last("another base") is None
+
+
+def test_merges_are_listed_the_last_first_with_names_escaped(visit: Visit) -> None:
+    odd = Recipe("from", Path("base"), (Path("<img src=x>"),))
+
+    shown = listed(visit.merged(odd, replace(REPORT, out=Path("/nowhere/<b>"))).history)
+
+    assert listed(Visit().history) == EMPTY
+    assert shown.index("<td>3</td>") < shown.index("<td>2</td>") < shown.index("<td>1</td>")
+    assert shown.count("TIES-Merging") == 2
+    assert "expert-1, expert-2" in shown
+    assert f"<td>{in_words(1234)}</td>" in shown
+    assert "/nowhere/&lt;b&gt; (not there any more)" in shown
+    assert "<img" not in shown
+    assert "<b>" not in shown
+
+
+def test_the_last_two_are_chosen_to_be_compared(visit: Visit) -> None:
+    row, one, other = choices(visit.history)
+    hidden, none, nobody = choices(Visit().history)
+
+    assert (row.visible, one.value, other.value) == (True, 2, 1)
+    assert [value for _, value in one.choices] == [2, 1]
+    assert (hidden.visible, none.value, nobody.value) == (False, None, None)
+
+
+def test_changes_stand_side_by_side_and_escaped() -> None:
+    shown = changed([Change("parameters.density", "0.2", ""), Change("models", "<b>", "<i>")], 1, 2)
+
+    assert "<td>parameters.density</td><td>0.2</td><td>–</td>" in shown
+    assert "<td>&lt;b&gt;</td><td>&lt;i&gt;</td>" in shown
+    assert "say the same" in changed([], 1, 2)
+
+
+def test_how_far_two_merges_are_apart_is_drawn_and_told(visit: Visit) -> None:
+    found = weights_apart(*visit.history.merges)
+
+    figure = apart_figure(found)
+
+    assert figure is not None
+    numbers = [value for trace in figure.data for row in trace.z for value in row if value is not None]
+    assert sorted(numbers) == pytest.approx(sorted(told.relative for told in found.tensors), rel=1e-4)
+    assert f"{found.whole.relative:.3%}" in apart_in_words(found)
+    assert apart_figure(replace(found, tensors=())) is None
+
+
+# On the page.
+
+
+@pytest.fixture
+def there(screen: Screen, visit: Visit) -> Screen:
+    """The page after the two merges, with both chosen."""
+    first = visit.history.merges[0].recipe
+    screen.choose(str(first.base), first.experts)
+    screen.put(visit)
+    screen["history-one"], screen["history-other"] = 2, 1
+    return screen
+
+
+def test_two_merges_are_compared(there: Screen) -> None:
+    there.fire("history-compare")
+
+    assert "<td>parameters.density</td><td>0.5</td><td>0.2</td>" in there["history-said"]
+    assert "‖A − B‖ is" in there["history-said"]
+    assert there["history-apart"] is not None
+
+
+def test_a_merge_is_repeated_by_its_recipe(there: Screen) -> None:
+    there.fire("history-repeat")
+
+    assert (there["method"], there["ties-density"]) == ("ties", 0.5)
+    assert "Merge 2 is open" in there["recipe-opened"]
+
+
+def test_a_merge_is_removed_from_the_list_and_its_folder_where_asked(there: Screen, tmp_path: Path) -> None:
+    there.fire("history-delete")
+    there["history-one"], there["history-folder"] = 1, True
+    assert (tmp_path / "out-2").is_dir()
+
+    there.fire("history-delete")
+
+    assert there.state(Visit).history.merges == ()
+    assert not (tmp_path / "out-1").exists()
+    assert there["history-said"] == ""
+
+
+def test_a_folder_that_holds_something_else_stays(there: Screen, tmp_path: Path) -> None:
+    (tmp_path / "out-2" / "mine.txt").write_text("mine")
+    there["history-folder"] = True
+
+    there.fire("history-delete")
+
+    assert [past.number for past in there.state(Visit).history.merges] == [1, 2]
+    assert (tmp_path / "out-2" / "mine.txt").is_file()
+    assert "mine.txt" in there["history-said"]
+
+
+def test_a_report_is_one_file_with_the_pictures_of_the_page(there: Screen) -> None:
+    (told,) = there.fire("history-report")
+
+    assert (told["name"], told["type"]) == ("out-2.html", "text/html")
+    for words in ("How far each expert is from the base", "Merge coefficients", "Distance of the merge from the base"):
+        assert words in told["text"]
+
+
+def test_a_report_of_other_models_has_no_pictures_of_these(there: Screen, tmp_path: Path) -> None:
+    there.choose(there["base"], [tmp_path / "expert-1"])
+
+    (told,) = there.fire("history-report")
+
+    assert "Merge coefficients" not in told["text"]
+
+
+def test_a_report_of_a_merge_that_is_not_listed_any_more_is_an_error(there: Screen) -> None:
+    there["history-one"] = 9
+
+    with pytest.raises(gr.Error, match="Merge 9 is not in the history"):
+        there.fire("history-report")
+
+
+@pytest.mark.parametrize(("method", "drawn"), [("task_arithmetic", True), ("knots", False)])
+def test_a_report_of_an_adapter_has_its_coefficients_where_there_are_some(
+    screen: Screen, tmp_path: Path, method: str, drawn: bool
+) -> None:
+    base = write_model(tmp_path / "base", random_tensors(0))
+    shapes = {"model.layers.0.mlp.up_proj": (6, 4)}
+    some = [random_adapter(tmp_path / f"adapter-{seed}", seed, shapes, rank=2) for seed in range(2)]
+    recipe = Recipe(method, base, tuple(some), result="adapter")
+    screen.choose(base, some)
+    screen.put(Visit().merged(recipe, merge(recipe, tmp_path / "out")))
+    screen["history-one"] = 1
+
+    (told,) = screen.fire("history-report")
+
+    assert ("Merge coefficients" in told["text"]) == drawn
+    assert "How far each expert is from the base" in told["text"]

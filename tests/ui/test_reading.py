@@ -1,0 +1,148 @@
+"""Models are read when they are chosen, and by nothing else; that can be stopped, can fail, and can be asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from merging.compare import compare
+from tests.conftest import Family
+from tests.ui.screens import Screen
+from ui import comparing
+from ui.comparing import known_comparison
+from ui.jobs import stoppable
+from ui.models_panel import Selection, read_models
+from ui.wires.models import STOPPED
+
+PICTURES = ("norms", "curves", "matrix", "energy", "weights", "effects", "difference")
+MOVES = (("measure", "input"), ("pair", "input"), ("effect", "change"), ("from-scaling", "change"), ("seed", "change"))
+
+
+@pytest.fixture
+def unread(family: Family, screen: Screen) -> Screen:
+    """A visitor who has chosen models that nobody has read."""
+    base, experts = family()
+    screen["base"], screen["experts"] = str(base), [str(path) for path in experts]
+    screen.put(read_models(screen["base"], screen["experts"])[1])
+    return screen
+
+
+@pytest.fixture
+def before(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[Callable[[], Any]], None]:
+    """Something happens just before the weights are read, of which nothing is kept on disk."""
+    monkeypatch.setenv("MERGESCOPE_CACHE", str(tmp_path / "cache"))
+
+    def first(happens: Callable[[], Any]) -> None:
+        def late(*given: Any, **named: Any) -> Any:
+            happens()
+            return compare(*given, **named)
+
+        monkeypatch.setattr(comparing, "compare", late)
+
+    return first
+
+
+def read(screen: Screen) -> bool:
+    return known_comparison(screen.state(Selection)) is not None
+
+
+def turn(screen: Screen, tabs: str, title: str) -> None:
+    screen.fire(tabs, "select", value=title)
+
+
+def everything(screen: Screen) -> None:
+    """Move whatever looks at models that are read."""
+    for tabs, titles in (("views", ("Depth", "Experts", "Table", "Layers")), ("forecast", ("Effects", "Compare"))):
+        for title in titles:
+            turn(screen, tabs, title)
+    for name, event in MOVES:
+        if name in screen.named:
+            screen.fire(name, event)
+    for plot in ("norms", "weights", "difference"):
+        screen.fire(plot, "cell_select", cell="model.norm.weight")
+    turn(screen, "views", "Tensor")
+
+
+def test_models_that_are_chosen_are_read(unread: Screen) -> None:
+    unread.fire("base", "change")
+
+    assert read(unread)
+    assert unread["norms"] is not None
+    assert "Entries that did not move at all" in unread["see-note"]
+    assert not unread.sees("see-stop")
+    assert not unread.sees("see-read")
+
+
+def test_nothing_else_reads_them_and_what_is_drawn_stays(unread: Screen) -> None:
+    unread["norms"] = "a heatmap that is there"
+
+    everything(unread)
+
+    assert not read(unread)
+    assert unread["norms"] == "a heatmap that is there"
+    assert "Press “Read them” in step 2" in unread["forecast-note"]
+    assert unread.sees("see-read")
+
+    unread.fire("see-read")
+
+    assert read(unread)
+    assert "steps " in unread["forecast-note"]
+
+
+def test_while_they_are_read_turning_tabs_leaves_the_heatmap_that_is_filling(unread: Screen) -> None:
+    unread["norms"] = "half of a heatmap"
+
+    with stoppable("someone", "compare"):
+        everything(unread)
+
+    assert unread["norms"] == "half of a heatmap"
+    assert not unread.sees("see-read")
+    assert "Read them" not in (unread["forecast-note"] or "")
+
+
+def test_a_reading_that_is_stopped_says_how_to_go_on(unread: Screen, before: Any) -> None:
+    before(lambda: unread.fire("see-stop"))
+
+    unread.fire("experts", "change")
+
+    assert not read(unread)
+    assert STOPPED in unread["see-note"]
+    assert unread.sees("see-read")
+    assert not unread.sees("see-stop")
+    everything(unread)
+    assert not read(unread)
+
+    before(lambda: None)
+    unread.fire("see-read")
+
+    assert read(unread)
+    assert not unread.sees("see-read")
+
+
+def test_after_a_failed_reading_no_picture_of_the_last_models_stays(
+    unread: Screen, before: Any, tmp_path: Path
+) -> None:
+    for name in PICTURES:
+        unread[name] = "of the last models"
+    weights = Path(unread["experts"][0]) / "model.safetensors"
+    before(weights.unlink)
+
+    unread.fire("base", "change")
+
+    assert not read(unread)
+    assert 'role="alert"' in unread["see-note"]
+    assert weights.parent.name in unread["see-note"]
+    assert [name for name in PICTURES if unread[name] is not None] == []
+    assert unread.sees("see-read")
+
+
+def test_settings_that_are_wrong_are_not_held_and_say_why(family: Family, screen: Screen) -> None:
+    screen.choose(*family())
+    screen["method"], screen["ties-density"] = "ties", 7
+
+    screen.fire("hold")
+
+    assert "must be between" in screen["holding"]

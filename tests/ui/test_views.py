@@ -1,0 +1,158 @@
+"""What step 2 shows of a comparison: only the view that is open is drawn, and its table is harmless to open."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pytest
+import torch
+
+from merging.compare import Comparison
+from tests.conftest import Family, random_tensors, write_model
+from tests.ui.screens import Screen, select
+from ui.comparing import known_comparison
+from ui.measures import CONFLICT, MEASURES, RELATIVE
+from ui.models_panel import Selection
+from ui.see_panel import COSINE, DRAWN, PAIRS, VIEWS, WHOLE_MODEL
+from ui.views import as_csv, draw_curves, draw_pairs, draw_view, places_of, show_tensor
+
+
+def compared(selection: Selection) -> Comparison:
+    known = known_comparison(selection)
+    assert known
+    return known
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_only_the_open_view_is_drawn(family: Family, view: str) -> None:
+    selection = select(*family())
+
+    shown = dict(zip(DRAWN, draw_view(selection, view, RELATIVE.title, COSINE, WHOLE_MODEL), strict=True))
+
+    assert {name for name, figure in shown.items() if figure != gr.skip()} == {n for n in DRAWN if DRAWN[n] == view}
+    assert all(figure is not None for figure in shown.values())
+
+
+def test_without_models_nothing_of_the_last_ones_stays() -> None:
+    assert draw_view(Selection(), "depth", RELATIVE.title, COSINE, WHOLE_MODEL) == (None,) * len(DRAWN)
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=list(MEASURES))
+def test_every_measure_is_drawn_over_the_depth(family: Family, measure: Any) -> None:
+    selection = select(*family())
+
+    figure = draw_curves(compared(selection), selection.names, measure)
+
+    assert figure is not None
+    assert [line.name for line in figure.data] == ["expert-1", "expert-2"]
+    assert [list(line.x) for line in figure.data] == [["0", "1"]] * 2
+    assert all(value is not None for line in figure.data for value in line.y)
+
+
+def test_a_model_without_layers_has_no_depth(tmp_path: Path) -> None:
+    base, expert = (
+        write_model(tmp_path / name, {"weight": torch.full((2, 3), value)}) for name, value in (("a", 1.0), ("b", 2.0))
+    )
+    selection = select(base, [expert])
+
+    assert draw_curves(compared(selection), selection.names, RELATIVE) is None
+
+
+def test_experts_are_set_against_each_other_in_the_model_and_in_a_layer(family: Family) -> None:
+    base, experts = family()
+    selection = select(base, experts)
+    start, *ends = (random_tensors(seed) for seed in (0, 1, 2))
+    known = compared(selection)
+
+    for where, names in ((WHOLE_MODEL, list(start)), ("1", ["model.layers.1.mlp.up_proj.weight"])):
+        one, other = (torch.cat([end[name].flatten() for name in names]).double() for end in ends)
+        cosine, conflict = (draw_pairs(known, selection.names, pair, where) for pair in list(PAIRS)[:2])
+        assert cosine is not None
+        assert conflict is not None
+        assert cosine.data[0].z[0][1] == pytest.approx(float(one @ other / (one.norm() * other.norm())), rel=1e-3)
+        assert conflict.data[0].z[1][0] == pytest.approx(float((one.sign() != other.sign()).double().mean()))
+    assert draw_pairs(known, selection.names, COSINE, "no such layer") is None
+
+
+def test_the_places_are_layers_and_what_is_outside_them(family: Family) -> None:
+    places = places_of(select(*family()))
+
+    assert [name for _, name in places.choices] == [WHOLE_MODEL, "embed", "0", "1", "final norm"]
+
+
+def test_the_table_has_a_row_for_each_tensor_of_each_expert(family: Family) -> None:
+    base, experts = family()
+    tensors = random_tensors(1)
+    del tensors["model.norm.weight"]
+    write_model(experts[0], tensors)
+    selection = select(base, experts)
+
+    file = as_csv(selection)
+
+    assert file
+    name, text = file
+    heads, *rows = csv.reader(io.StringIO(text))
+    assert name == "task-vectors.csv"
+    assert len(rows) == 2 * 4 - 1
+    assert heads[:5] == ["tensor", "layer", "module", "entries", "expert"]
+    assert len(heads) == 5 + len(MEASURES)
+    by_name = {(row[0], row[4]): dict(zip(heads, row, strict=True)) for row in rows}
+    up = by_name["model.layers.1.mlp.up_proj.weight", "expert-2"]
+    assert (up["layer"], up["module"], up["entries"]) == ("1", "up", "24")
+    known = compared(selection)
+    at = known.names.index("model.layers.1.mlp.up_proj.weight")
+    assert float(up[RELATIVE.label]) == pytest.approx(float(known.relative[at, 1]), rel=1e-4)
+    assert by_name["model.norm.weight", "expert-2"][CONFLICT.label] == ""  # no other expert has it
+    assert "nan" not in text.lower()
+
+
+def test_no_name_is_a_formula_in_a_spreadsheet(tmp_path: Path) -> None:
+    hostile = ['=HYPERLINK("//evil")', "+1", "-1", "@SUM(A1)", "\t=1", "\r=1"]
+    tensors = {name: torch.ones(2) for name in hostile}
+    base = write_model(tmp_path / "base", tensors)
+    expert = write_model(tmp_path / "=cmd", {name: tensor * 2 for name, tensor in tensors.items()})
+
+    file = as_csv(select(base, [expert]))
+
+    assert file
+    cells = [cell for row in csv.reader(io.StringIO(file[1], newline="")) for cell in row]
+    words = [cell for cell in cells if any(name in cell for name in (*hostile, "=cmd"))]
+    assert len(words) >= 2 * len(hostile)
+    assert all(cell.startswith("'") for cell in words)
+
+
+def test_nothing_is_downloaded_before_models_are_compared() -> None:
+    assert as_csv(Selection()) is None
+
+
+def test_the_table_is_downloaded_as_it_stands(screen: Screen, family: Family) -> None:
+    selection = screen.choose(*family())
+    file = as_csv(selection)
+    assert file
+
+    (told,) = screen.fire("statistics-save")
+
+    assert told == {"name": file[0], "text": file[1], "type": "text/csv"}
+
+
+def test_a_histogram_of_a_sample_says_so(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    selection = select(*family())
+    known = compared(selection)
+    name = "model.layers.0.mlp.up_proj.weight"
+    at = known.names.index(name)
+    shapes = (*known.shapes[:at], (600, 4), *known.shapes[at + 1 :])  # of which the 24 entries at hand are a part
+
+    _, whole = show_tensor(selection, name)
+    monkeypatch.setattr("ui.views.known_comparison", lambda _: replace(known, shapes=shapes))
+    _, part = show_tensor(selection, name)
+
+    assert whole is not None
+    assert part is not None
+    assert whole.layout.yaxis.title.text == "entries"
+    assert part.layout.yaxis.title.text == "entries, estimated from 24"
+    assert sum(count or 0 for count in part.data[0].y) == 2400

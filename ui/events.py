@@ -1,0 +1,23 @@
+"""How the page listens to its components."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+# What is triggered while it still runs is called once more, with what the components say by then.
+QUIET: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "always_last"}
+# For events that tell something themselves, which several listen to; see `after`.
+EACH: dict[str, Any] = {**QUIET, "trigger_mode": "multiple"}
+
+
+def after(triggers: Any, fn: Any, inputs: Any, outputs: Any, **how: Any) -> Any:
+    """Call `fn` quietly after any of the triggers; gives the event after it, for what is to come then.
+
+    Where one listener of an event had to wait, Gradio sends the event itself again, to all of its listeners. Two that
+    are triggered while they run would so trigger each other for ever, and here each has an event of its own instead.
+    """
+    heard = gr.on(triggers, None, js="() => []", trigger_mode="multiple", **PRIVATE)
+    return heard.then(fn, inputs, outputs, **{**QUIET, **how})

@@ -1,0 +1,1 @@
+"""Numbers about models as Plotly figures."""

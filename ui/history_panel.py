@@ -1,0 +1,108 @@
+"""Step 5, History: the merges of this visit, to compare, repeat, report and delete."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+import plotly.graph_objects as go
+
+from merging.apart import Apart
+from merging.history import Change, History
+from merging.sizes import in_words
+from ui.plot_view import PlotView
+from ui.plots import norms_figure
+
+EMPTY = '<p class="caption">Every merge that you write on this visit is listed here.</p>'
+
+
+@dataclass(frozen=True)
+class Past:
+    """The components of the section."""
+
+    listed: gr.HTML
+    row: gr.Row
+    one: gr.Dropdown
+    other: gr.Dropdown
+    repeat: gr.Button
+    compare: gr.Button
+    report: gr.Button
+    folder: gr.Checkbox
+    delete: gr.Button
+    said: gr.HTML
+    apart: PlotView
+
+
+def history_panel() -> Past:
+    listed = gr.HTML(EMPTY, elem_id="history", padding=False)
+    with gr.Column(visible=False, elem_id="history-tools") as row:
+        with gr.Row():
+            one = gr.Dropdown([], label="Merge", filterable=False, elem_id="history-one")
+            other = gr.Dropdown([], label="Compared with", filterable=False, elem_id="history-other")
+        with gr.Row(elem_classes="compact"):
+            repeat = gr.Button("Open its recipe", size="sm", min_width=120, elem_id="history-repeat")
+            compare = gr.Button("Compare", size="sm", min_width=90, elem_id="history-compare")
+            report = gr.Button("Download its report", size="sm", min_width=140, elem_id="history-report")
+            delete = gr.Button("Remove from the list", size="sm", min_width=140, elem_id="history-delete")
+            folder = gr.Checkbox(False, label="and delete its folder", elem_id="history-folder")
+        said = gr.HTML(elem_id="history-said", padding=False)
+        apart = PlotView(label="How far the two merges are apart", empty="", elem_id="history-apart")
+    return Past(listed, row, one, other, repeat, compare, report, folder, delete, said, apart)
+
+
+def listed(history: History) -> str:
+    """The merges as a table, the last first."""
+    if not history.merges:
+        return EMPTY
+    heads = "".join(
+        f'<th scope="col">{head}</th>' for head in ("", "Method", "Experts", "At", "Took", "Size", "Folder")
+    )
+    rows = "".join(
+        f"<tr><td>{past.number}</td><td>{html.escape(past.method)}</td><td>{html.escape(', '.join(past.experts))}</td>"
+        f"<td>{past.when:%H:%M}</td><td>{past.report.seconds:.1f} s</td><td>{in_words(past.report.bytes)}</td>"
+        f'<td class="path">{html.escape(str(past.report.out))}{"" if past.there else " (not there any more)"}</td></tr>'
+        for past in reversed(history.merges)
+    )
+    return (
+        f'<div class="scroll"><table class="numbers"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
+
+
+def choices(history: History) -> tuple[Any, Any, Any]:
+    """What can be chosen in the list, and whether there is anything."""
+    titles = [(f"{past.number}. {past.method} at {past.when:%H:%M}", past.number) for past in reversed(history.merges)]
+    first = titles[0][1] if titles else None
+    second = titles[1][1] if len(titles) > 1 else first
+    return gr.Column(visible=bool(titles)), gr.Dropdown(titles, value=first), gr.Dropdown(titles, value=second)
+
+
+def changed(changes: list[Change], one: int, other: int) -> str:
+    """How two recipes differ, as a table."""
+    if not changes:
+        return '<p class="caption">The two recipes say the same.</p>'
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("", f"Merge {one}", f"Merge {other}"))
+    rows = "".join(
+        f"<tr><td>{html.escape(change.key)}</td><td>{html.escape(change.first or '–')}</td>"
+        f"<td>{html.escape(change.second or '–')}</td></tr>"
+        for change in changes
+    )
+    return (
+        f'<div class="scroll"><table class="numbers"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
+
+
+def apart_in_words(found: Apart) -> str:
+    """How far two merges are apart as a whole, and what could not be compared."""
+    others = f" {len(found.others):,} tensors are not in both." if found.others else ""
+    share = found.whole.relative
+    return f'<p class="caption">‖A − B‖ is {share:.3%} of ‖A‖ over all tensors that both have.{others}</p>'
+
+
+def apart_figure(found: Apart) -> go.Figure | None:
+    """How far two merges are apart, tensor by tensor."""
+    if not found.tensors:
+        return None
+    names = tuple(told.name for told in found.tensors)
+    return norms_figure(names, ("A − B",), [[told.relative] for told in found.tensors], "‖A − B‖ / ‖A‖")

@@ -1,0 +1,172 @@
+"""What step 2 shows of a comparison: heatmaps, curves, matrices, a table, warnings, and one tensor from near."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+import plotly.graph_objects as go
+
+from merging.compare import Comparison
+from merging.lazy import torch
+from merging.places import place
+from merging.statistics.magnitudes import DENSITIES
+from ui.comparing import known_comparison
+from ui.errors import notice
+from ui.figures.curves import curves_figure, energy_figure
+from ui.figures.matrices import conflicts_figure, cosines_figure
+from ui.measures import MEASURES, TOP, Measure, grouped, pairs_of
+from ui.models_panel import Selection
+from ui.plots import histogram_figure, norms_figure
+from ui.see_panel import COSINE, DRAWN, PAIRS, WHOLE_MODEL
+
+
+def draw_view(selection: Selection, view: str, measure: str, pair: str, where: str) -> tuple[Any, ...]:
+    """What the open view shows, as values for `See.plots`; the others are left as they are."""
+    known = known_comparison(selection)
+    if not known:
+        return (None,) * len(DRAWN)
+    draw: dict[str, Callable[[], Any]] = {
+        "norms": lambda: draw_norms(known, selection.names, MEASURES[measure]),
+        "curves": lambda: draw_curves(known, selection.names, MEASURES[measure]),
+        "matrix": lambda: draw_pairs(known, selection.names, pair, where),
+        "energy": lambda: draw_energy(known, selection.names),
+        "table": lambda: _table(known, selection.names),
+    }
+    return tuple(draw[plot]() if of == view else gr.skip() for plot, of in DRAWN.items())
+
+
+def draw_energy(known: Comparison, experts: tuple[str, ...]) -> go.Figure | None:
+    """How much of each expert's ‖τ‖² is left at each density, over the whole model."""
+    if not len(known.energies):
+        return None
+    return energy_figure(DENSITIES, dict(zip(experts, known.energies.tolist(), strict=True)), TOP)
+
+
+def draw_norms(known: Comparison, experts: tuple[str, ...], measure: Measure) -> go.Figure:
+    """A number per tensor and expert as heatmaps: layers and modules."""
+    table = measure.table(known)
+    return norms_figure(known.names, experts, table.tolist(), measure.label, known.gaps(table))
+
+
+def draw_curves(known: Comparison, experts: tuple[str, ...], measure: Measure) -> go.Figure | None:
+    """The same over the depth, a line per expert; None where the names tell of no layers."""
+    rows = [place(name).row for name in known.names]
+    layers = [row for row in dict.fromkeys(rows) if row]
+    if not layers:
+        return None
+    table = measure.over(known, grouped(rows, layers))
+    curves = {expert: table[:, index].tolist() for index, expert in enumerate(experts)}
+    return curves_figure(layers, curves, measure.label, measure.form)
+
+
+def draw_pairs(known: Comparison, experts: tuple[str, ...], pair: str, where: str) -> go.Figure | None:
+    """Experts against each other, in the whole model or in one layer."""
+    inside = [where in (WHOLE_MODEL, place(name).row or place(name).module) for name in known.names]
+    if not any(inside):
+        return None
+    found = pairs_of(known, PAIRS[pair]).of(torch.tensor(inside))
+    if pair == COSINE:
+        return cosines_figure(experts, found.cosines[0].tolist())
+    return conflicts_figure(experts, found.rates[0].tolist())
+
+
+def places_of(selection: Selection) -> Any:
+    """The layers, and what is outside them, to choose from."""
+    known = known_comparison(selection)
+    names = known.names if known else ()
+    rows = dict.fromkeys(place(name).row or place(name).module for name in names)
+    return gr.Dropdown([WHOLE_MODEL, *rows], value=WHOLE_MODEL)
+
+
+def _table(known: Comparison, experts: tuple[str, ...]) -> Any:
+    rows, heads = _rows(known, experts)
+    return gr.Dataframe(rows, headers=heads)
+
+
+def _rows(known: Comparison, experts: tuple[str, ...]) -> tuple[list[list[Any]], list[str]]:
+    """The numbers of all tensors and experts, a row for each pair, and the heads of the columns."""
+    heads = ["tensor", "layer", "module", "entries", "expert", *(measure.label for measure in MEASURES.values())]
+    tables = [measure.table(known).tolist() for measure in MEASURES.values()]
+    rows = [
+        [name, place(name).row, place(name).module, math.prod(known.shapes[at]), expert, *_numbers(tables, at, column)]
+        for at, name in enumerate(known.names)
+        for column, expert in enumerate(experts)
+        if known.has[at, column]
+    ]
+    return rows, heads
+
+
+def _numbers(tables: list[list[list[float]]], tensor: int, expert: int) -> Iterator[float | None]:
+    for table in tables:
+        value = table[tensor][expert]
+        yield float(f"{value:.5g}") if math.isfinite(value) else None
+
+
+def as_csv(selection: Selection) -> tuple[str, str] | None:
+    """The table as a file: its name and its text."""
+    known = known_comparison(selection)
+    if not known:
+        return None
+    rows, heads = _rows(known, selection.names)
+    text = io.StringIO()
+    csv.writer(text).writerows([heads, *([_inert(cell) for cell in row] for row in rows)])
+    return "task-vectors.csv", text.getvalue()
+
+
+def _inert(cell: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in "=+-@\t\r" else cell
+
+
+def describe(selection: Selection) -> str:
+    """What to know before merging: warnings, and how much did not move at all."""
+    comparison = known_comparison(selection)
+    if not comparison:
+        return ""
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in zip(selection.names, comparison.still, strict=True))
+    words = f'<p class="caption">Entries that did not move at all: {html.escape(shares)}.</p>'
+    return "".join(notice(warning, "warning") for warning in comparison.warnings()) + words
+
+
+def show_tensor(selection: Selection, name: str) -> tuple[str, go.Figure | None]:
+    """One tensor from near: its numbers per expert, and how the entries of its task vectors are spread."""
+    comparison = known_comparison(selection)
+    if not comparison or name not in comparison.names:
+        return "", None
+    index = comparison.names.index(name)
+    shape = " × ".join(map(str, comparison.shapes[index])) or "a single number"
+    rows = "".join(_cells(comparison, index, column, name) for column, name in enumerate(selection.names))
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("Expert", "‖τ‖", "‖τ‖ / ‖W₀‖", "entries unmoved"))
+    table = f'<table class="numbers"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+    title = f'<h3>{html.escape(name)}</h3><p class="caption">{shape} · ‖W₀‖ = {comparison.base_norms[index]:.4g}</p>'
+    return title + table, _histogram(comparison, selection.names, index)
+
+
+def _cells(comparison: Comparison, tensor: int, expert: int, name: str) -> str:
+    """A row of the table: what is known of a tensor of one expert."""
+    if not comparison.has[tensor, expert]:
+        return f'<tr><td>{html.escape(name)}</td><td colspan="3">does not have this tensor</td></tr>'
+    tables = ((comparison.norms, ".4g"), (comparison.relative, ".2%"), (comparison.zeros, ".1%"))
+    numbers = [(float(table[tensor, expert]), form) for table, form in tables]
+    cells = "".join(f"<td>{'–' if math.isnan(number) else format(number, form)}</td>" for number, form in numbers)
+    return f"<tr><td>{html.escape(name)}</td>{cells}</tr>"
+
+
+def _histogram(comparison: Comparison, names: tuple[str, ...], index: int, bins: int = 61) -> go.Figure | None:
+    group = comparison.probe.groups[index]
+    tau, names = group.tau, tuple(names[expert] for expert in group.which)
+    reach = float(tau.abs().max())
+    if not 0 < reach < float("inf"):
+        return None
+    edges = torch.linspace(-reach, reach, bins + 1).tolist()
+    size, looked = math.prod(comparison.shapes[index]), tau.shape[1]
+    whole = size / looked  # entries that one of the probe stands for
+    counted = "entries" if looked == size else f"entries, estimated from {looked:,}"
+    counts = {n: (row.histc(bins, -reach, reach) * whole).tolist() for n, row in zip(names, tau, strict=True)}
+    return histogram_figure(edges, counts, counted)

@@ -1,0 +1,1 @@
+"""What happens on the page when something is chosen, moved or pressed."""

@@ -1,0 +1,124 @@
+"""Weights are changed by hand: on the heatmap's cell that was chosen, or by a preset; and taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+
+from merging.as_task_arithmetic import as_task_arithmetic
+from merging.edits import PRESETS, Edits, uneditable
+from merging.errors import MergeError
+from ui.comparing import known_comparison, predicted
+from ui.draft import Draft
+from ui.edit_panel import RAMP, SCALE, SET, Picked, edit_of, listed, told
+from ui.errors import notice
+from ui.events import EACH, PRIVATE, QUIET, after
+from ui.method_panel import chosen as chosen_method
+from ui.models_panel import Selection
+from ui.page import Page
+
+
+def wire(page: Page) -> None:
+    editing, selection, draft = page.forecast.editing, page.models.selection, page.draft
+    changing = [draft, editing.done, editing.undo, editing.redo, editing.reset]
+
+    def on_pick(chosen: Selection, event: gr.EventData) -> Picked:
+        """A cell of the coefficients, whose columns are experts; or of the norms, whose panels are."""
+        comparison, tensor = known_comparison(chosen), str(event.cell)
+        if not comparison or tensor not in comparison.names:
+            return Picked()
+        column = chosen.names.index(event.panel) if event.panel in chosen.names else event.column
+        known = isinstance(column, int) and 0 <= column < len(chosen.names)
+        return Picked(tensor, chosen.fitting[column], chosen.names[column]) if known else Picked(tensor)
+
+    def refused(chosen: Selection, now: Draft, words: str) -> tuple[Any, ...]:
+        return gr.skip(), *_shown(chosen, now.edits, notice(words))
+
+    def changed(chosen: Selection, now: Draft, edits: Edits, values: tuple[Any, ...], words: str = "") -> Any:
+        """The draft with other edits, unless a merge could not be made with them."""
+        try:
+            page.recipe(chosen, (*values[:-1], replace(now, edits=edits)))
+        except MergeError as error:
+            return refused(chosen, now, str(error))
+        return replace(now, edits=edits), *_shown(chosen, edits, words)
+
+    def on_apply(chosen: Selection, now: Draft, picked: Picked, *given: Any) -> Any:
+        controls, values = given[:5], given[5:]
+        edit = edit_of(picked, *controls, experts=chosen.fitting)
+        if isinstance(edit, str):
+            return refused(chosen, now, edit)
+        return changed(chosen, now, now.edits.and_then(edit), values)
+
+    def on_preset(chosen: Selection, now: Draft, preset: str | None, *values: Any) -> Any:
+        if preset not in PRESETS:
+            return (gr.skip(),) * 6
+        return *changed(chosen, now, now.edits.and_then(PRESETS[preset]), values), None
+
+    def step(go: Callable[[Edits], Edits]) -> Callable[..., Any]:
+        return lambda chosen, now, *values: changed(chosen, now, go(now.edits), values)
+
+    def on_method(chosen: Selection, picked: Picked, *values: Any) -> tuple[Any, Any, Any]:
+        """What is chosen, what stands in the way of changing weights with this method, and the way around."""
+        if not chosen.ready:
+            return told(picked), gr.skip(), gr.skip()
+        try:
+            words = uneditable(page.recipe(chosen, (*values[:-1], replace(values[-1], edits=Edits()))))
+        except MergeError as error:
+            words = str(error)
+        return told(picked, words), gr.Button(visible="Turn it" in words), gr.Button(interactive=not words)
+
+    def on_convert(chosen: Selection, *values: Any) -> Any:
+        try:
+            recipe = page.recipe(chosen, values)
+            known = predicted(chosen, recipe)
+            if not known:
+                return (gr.skip(),) * 5
+            found = as_task_arithmetic(recipe, known.weights.tolist(), known.names)
+        except MergeError as error:
+            return *(gr.skip(),) * 4, _shown(chosen, values[-1].edits, notice(str(error)))[0]
+        weights = dict(zip(chosen.fitting, found.weights, strict=True))
+        words = notice("These are the same coefficients, as weights of task arithmetic. Change them now.", "good")
+        shown, *_ = _shown(chosen, values[-1].edits, words)
+        return chosen_method("task_arithmetic"), 1.0, weights, object(), shown
+
+    form = page.form
+    for plot in (page.see.norms, page.forecast.plot):
+        plot.cell_select(on_pick, selection, editing.picked, **EACH)
+    editing.change.change(
+        lambda change: (gr.Number(visible=change in (SET, SCALE, RAMP)), gr.Number(visible=change == RAMP)),
+        editing.change,
+        [editing.first, editing.last],
+        **QUIET,
+    )
+    controls = [editing.part, editing.who, editing.change, editing.first, editing.last]
+    pressed: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}
+    editing.apply.click(on_apply, [selection, draft, editing.picked, *controls, *form], changing, **pressed)
+    editing.preset.input(on_preset, [selection, draft, editing.preset, *form], [*changing, editing.preset], **pressed)
+    for button, go in ((editing.undo, Edits.undo), (editing.redo, Edits.redo), (editing.reset, Edits.reset)):
+        button.click(step(go), [selection, draft, *form], changing, **pressed)
+    merging = page.merging
+    method = merging.form["method"]
+    spoken, given = [editing.said, editing.convert, editing.apply], [selection, editing.picked, *form]
+    after([method.change, selection.change, editing.picked.change], on_method, given, spoken)
+    after(selection.change, Picked, None, editing.picked)
+    editing.convert.click(
+        on_convert,
+        [selection, *form],
+        [method, merging.form["task_arithmetic.lambda"], merging.weights, merging.filled, editing.done],
+        **pressed,
+    )
+    after(selection.change, _others, [selection, draft], changing)
+
+
+def _shown(chosen: Selection, edits: Edits, words: str = "") -> tuple[Any, Any, Any, Any]:
+    """The list of changes, and which of the buttons have something to do."""
+    undo, redo, reset = (gr.Button(interactive=bool(some)) for some in (edits.done, edits.undone, edits.done))
+    return words + listed(edits, dict(zip(chosen.fitting, chosen.names, strict=True))), undo, redo, reset
+
+
+def _others(chosen: Selection, now: Draft) -> Any:
+    """Other models: changes of tensors that they do not have would be wrong to keep unseen."""
+    return now, *_shown(chosen, now.edits)

@@ -1,0 +1,85 @@
+"""Step 3: what a merge would need is said, and it is run, stopped, and ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from merging.errors import MergeError
+from ui.errors import notice
+from ui.events import PRIVATE, QUIET, after
+from ui.folders import fresh_folder, next_folder
+from ui.jobs import announce
+from ui.merge_panel import bar, estimate, run_merge
+from ui.models_panel import Selection
+from ui.page import Page
+from ui.visit import Visit
+from ui.wires.ends import stopper, wire_end, working
+
+
+def wire(page: Page) -> None:
+    merging, selection = page.merging, page.models.selection
+
+    def on_click(request: gr.Request) -> tuple[Any, Any, str, str]:
+        announce(request.session_hash or "", "merge")
+        return *working(), "", bar(0, "Waiting for its turn: one merge runs at a time", "")
+
+    def on_run(
+        request: gr.Request, chosen: Selection, output: str, visit: Visit, *values: Any
+    ) -> Iterator[tuple[str, Any]]:
+        try:
+            recipe = page.recipe(chosen, values, all_of_them=True) if chosen.base else None
+        except MergeError as error:
+            yield notice(str(error)), gr.skip()
+            return
+        for shown, report in run_merge(recipe, output, request.session_hash or ""):
+            yield shown, visit.merged(recipe, report) if recipe and report else gr.skip()
+
+    def on_merged(output: str, visit: Visit) -> Any:
+        merges = visit.history.merges
+        return next_folder(output, merges[-1] if merges else None)
+
+    ran = merging.run.click(
+        on_click,
+        None,
+        [merging.run, merging.stop, merging.estimate, merging.status],
+        queue=False,
+        show_progress="hidden",
+        **PRIVATE,
+    ).then(
+        on_run,
+        [selection, merging.output, page.visit, *page.form],
+        [merging.status, page.visit],
+        concurrency_limit=1,
+        concurrency_id="merge",
+        show_progress="hidden",
+        **PRIVATE,
+    )
+    wire_end(ran, merging.run, merging.stop, merging.status)
+    fresh = after(page.demo.load, fresh_folder, None, merging.output)
+    following = after(page.visit.change, on_merged, [merging.output, page.visit], merging.output)
+    _wire_estimate(page, [fresh, following])
+    merging.stop.click(stopper("merge"), None, None, queue=False, **PRIVATE)
+
+
+def _wire_estimate(page: Page, named: list[Any]) -> None:
+    """Say what the merge would need when models, method or folder have changed; `named` are the events after which
+    the page has named another folder. Nothing waits for it.
+    """
+
+    def on_change(chosen: Selection, output: str, *values: Any) -> str:
+        try:
+            recipe = page.recipe(chosen, values, all_of_them=True) if chosen.base else None
+        except MergeError as error:
+            return notice(str(error))
+        return estimate(recipe, output)
+
+    merging, selection = page.merging, page.models.selection
+    given = [selection, merging.output, *page.form]
+    choices = [part.change for part in page.form if isinstance(part, gr.Radio | gr.Number | gr.Textbox)]
+    triggers = [selection.change, *choices, merging.output.blur]
+    after(triggers, on_change, given, merging.estimate, concurrency_limit=2)
+    for event in named:
+        event.then(on_change, given, merging.estimate, **QUIET)

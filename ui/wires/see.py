@@ -1,0 +1,41 @@
+"""Step 2: another view, another measure, a cell to look into."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from ui.comparing import known_comparison, unread
+from ui.downloads import offer
+from ui.events import EACH, QUIET
+from ui.models_panel import Selection
+from ui.page import Page
+from ui.see_panel import VIEWS
+from ui.views import as_csv, draw_view, show_tensor
+
+
+def wire(page: Page) -> None:
+    see, selection = page.see, page.models.selection
+    shown = [*see.plots, see.read]
+
+    def on_view(request: gr.Request, chosen: Selection, event: gr.SelectData, *given: Any) -> tuple[Any, ...]:
+        view = next(key for key, title in VIEWS.items() if title == event.value)
+        return view, *on_choice(request, chosen, view, *given)
+
+    def on_choice(request: gr.Request, chosen: Selection, view: str, *given: Any) -> tuple[Any, ...]:
+        if not known_comparison(chosen):  # the heatmap may be filling
+            missing = unread(chosen, request.session_hash or "")
+            return *(gr.skip(),) * len(see.plots), gr.Button(visible=True) if missing else gr.skip()
+        return *draw_view(chosen, view, *given), gr.skip()
+
+    def on_cell(chosen: Selection, event: gr.EventData) -> tuple[str, Any]:
+        return show_tensor(chosen, str(event.cell))
+
+    choices = [see.measure, see.pair, see.where]
+    see.tabs.select(on_view, [selection, *choices], [see.view, *shown], **QUIET)
+    triggers = [see.measure.input, see.pair.input, see.where.input]
+    gr.on(triggers, on_choice, [selection, see.view, *choices], shown, **QUIET)
+    for plot in (see.norms, page.forecast.plot, page.forecast.difference):
+        plot.cell_select(on_cell, selection, [see.detail, see.histogram], **EACH)
+    offer(see.save, as_csv, selection, "text/csv")
