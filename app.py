@@ -51,7 +51,8 @@ def warm() -> None:
 
     # In a process of its own: compiling for the first time takes half a minute, which the screen would stand still.
     warming = [sys.executable, "-m", "merging.warming"]
-    subprocess.run(warming, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, check=False)
+    quiet = subprocess.DEVNULL  # it may outlive the app by what it is at, and holds nothing of it open
+    subprocess.run(warming, cwd=Path(__file__).parent, stdout=quiet, stderr=quiet, check=False)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def build(folder: Path | None = None) -> gr.Blocks:
             past = history_panel()
         page = Page(
             demo, chosen, seen, forecasts, merging, sampled, past, gr.State(Draft()), gr.State(Standing()),
-            gr.State(Visit()), gr.State(()),
+            gr.State(None), gr.State(Visit()), gr.State(()),
         )  # fmt: skip
         _wire(page, {"embedded": family.ZOO, **({"models": folder} if folder else {})}, walks, opener)
     return demo

@@ -31,6 +31,7 @@ class Page:
     past: Past
     draft: gr.State
     standing: gr.State  # `Standing`: what the views show
+    turned: gr.State  # another object each time that a lesson opens views: only tabs turned by hand tell of it
     visit: gr.State
     prompts: gr.State  # those that were asked, the last 50
 

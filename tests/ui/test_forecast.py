@@ -349,3 +349,31 @@ def test_a_view_that_was_asked_for_meanwhile_is_the_one_that_stays(
 
     assert asked
     assert [trace.name for trace in screen["effects"].data] == [path.name for path in experts]
+
+
+def test_what_was_left_out_while_a_view_was_turned_is_drawn_in_the_end(
+    family: Family, screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, experts = family()
+    screen.choose(base, experts)
+    screen["method"] = "task_arithmetic"
+    screen.fire("task_arithmetic-lambda", "change")
+    moved = []
+
+    def late(*given: Any) -> Any:
+        shown = draw_forecast(*given)
+        if not moved:
+            moved.append("the slider, which still takes the other view for the open one")
+            screen["task_arithmetic-lambda"] = 0.7
+            screen.fire("task_arithmetic-lambda", "change")
+        return shown
+
+    monkeypatch.setattr("ui.wires.forecast.draw_forecast", late)
+    screen.fire("forecast", "select", value="Effects")
+
+    wanted = draw(
+        select(base, experts), Recipe("task_arithmetic", base, tuple(experts), values={"lambda": 0.7}), "effects"
+    )
+    assert moved
+    assert wanted.figure is not None
+    assert list(screen["effects"].data[0].y) == list(wanted.figure.data[0].y)

@@ -23,79 +23,101 @@ UNREAD = "These models are not read. Press “Read them” in step 2."
 STILL = (gr.skip(),) * (len(VIEWS) + 1)  # the plots and their caption, as they are
 
 
+class Sight:
+    """What each visitor asked to see, and sees: drawings end in another order than they were begun in."""
+
+    def __init__(self) -> None:
+        self.moves, self._asked = Counter[str](), Counter[str]()
+        self._seen = dict[str, tuple[int, Any, bool]]()  # of which move, in which view, and whether exactly
+
+    def ask(self, visitor: str) -> int:
+        """A drawing that is begun, by number; the one begun last is the one that counts."""
+        self._asked[visitor] += 1
+        return self._asked[visitor]
+
+    def asked(self, visitor: str) -> int:
+        return self._asked[visitor]
+
+    def show(self, visitor: str, move: int, view: tuple[Any, ...], exact: bool) -> None:
+        self._seen[visitor] = move, view, exact
+
+    def shows(self, visitor: str, move: int, view: tuple[Any, ...]) -> bool:
+        """Whether that is what the visitor sees, exactly."""
+        return self._seen.get(visitor) == (move, view, True)
+
+    def leave(self, visitor: str) -> None:
+        for kept in (self.moves, self._asked, self._seen):
+            kept.pop(visitor, None)
+
+
 def wire(page: Page, drawn: Any) -> None:
     """`drawn` is the event after which other models are known."""
     forecast, selection, standing = page.forecast, page.models.selection, page.standing
-    # How often each visitor moved something, and the view that was last asked for; only to know what is stale.
-    moves, views = Counter[str](), dict[str, tuple[Any, ...]]()
-    rough = gr.State(Standing())  # what was drawn of a part of the entries
+    sight = Sight()
 
     def on_leave(request: gr.Request) -> None:
-        moves.pop(request.session_hash or "", None)
-        views.pop(request.session_hash or "", None)
+        sight.leave(request.session_hash or "")
 
-    def heard(visitor: str, chosen: Selection, given: tuple[Any, ...], method: str = "") -> Standing:
-        views[visitor], values = given[:4], given[4:]
-        moves[visitor] += 1
+    def heard(visitor: str, chosen: Selection, values: tuple[Any, ...], method: str = "") -> Standing:
+        sight.moves[visitor] += 1
         try:
-            return Standing(page.recipe(chosen, values, method=method), "", moves[visitor])
+            return Standing(page.recipe(chosen, values, method=method), "", sight.moves[visitor])
         except MergeError as error:
-            return Standing(None, str(error), moves[visitor])
+            return Standing(None, str(error), sight.moves[visitor])
 
-    def draw(chosen: Selection, now: Standing, given: tuple[Any, ...], quick: bool = True) -> tuple[Any, ...]:
-        """The plots and their caption, and what is left to draw exactly."""
+    def draw(
+        visitor: str, chosen: Selection, now: Standing, view: tuple[Any, ...], quick: bool = True
+    ) -> tuple[Any, ...]:
+        """The plots and their caption, or those that are there where something else was asked for meanwhile."""
+        mine = sight.ask(visitor) if quick else sight.asked(visitor)
         if not now.recipe:
-            return notice(now.problem) if now.problem else gr.skip(), *STILL[1:], gr.skip()
-        view, effect, compared, held = given
-        *drawn, exact = draw_forecast(chosen, now.recipe, view, effect, compared, held and held.recipe, quick)
-        return *drawn, gr.skip() if exact else now
-
-    def fresh(visitor: str, now: Standing, view: tuple[Any, ...]) -> bool:
-        """Whether nothing has moved since, and no other view was asked for."""
-        return moves[visitor] == now.move and views.get(visitor) == view
+            sight.show(visitor, now.move, view, True)
+            return notice(now.problem) if now.problem else gr.skip(), *STILL[1:]
+        key, effect, compared, held = view
+        *shown, exact = draw_forecast(chosen, now.recipe, key, effect, compared, held and held.recipe, quick)
+        if sight.moves[visitor] != now.move or sight.asked(visitor) != mine:
+            return STILL
+        sight.show(visitor, now.move, view, exact or not quick)
+        return tuple(shown)
 
     def waiting(chosen: Selection, visitor: str) -> tuple[Any, ...]:
         """What was drawn stays while models are read, and says so where nobody reads them."""
         return notice(UNREAD, "info") if unread(chosen, visitor) else gr.skip(), *STILL[1:]
 
     def on_models(request: gr.Request, chosen: Selection, *given: Any) -> tuple[Any, ...]:
+        visitor = request.session_hash or ""
         if chosen.ready and not known_comparison(chosen):
-            if not unread(chosen, request.session_hash or ""):
-                return *STILL, gr.skip(), gr.skip()  # they are still being read
-            return notice(UNREAD, "info"), *(None,) * len(VIEWS), gr.skip(), gr.skip()
-        now = heard(request.session_hash or "", chosen, given)
-        return *draw(chosen, now, given[:4]), now
+            if not unread(chosen, visitor):
+                return *STILL, gr.skip()  # they are still being read
+            return notice(UNREAD, "info"), *(None,) * len(VIEWS), gr.skip()
+        now = heard(visitor, chosen, given[4:])
+        return *draw(visitor, chosen, now, given[:4]), now
 
     def moving(method: str = "") -> Callable[..., tuple[Any, ...]]:
         def on_move(request: gr.Request, chosen: Selection, *given: Any) -> tuple[Any, ...]:
             visitor = request.session_hash or ""
             if not known_comparison(chosen):
-                return *waiting(chosen, visitor), gr.skip(), gr.skip()
-            now = heard(visitor, chosen, given, method)
-            shown = draw(chosen, now, given[:4])
-            if moves[visitor] != now.move:
-                return *STILL, gr.skip(), gr.skip()
-            # Where another view was asked for meanwhile, what is left to draw is drawn of that one.
-            return (*shown, now) if views[visitor] == given[:4] else (*STILL, now, now)
+                return *waiting(chosen, visitor), gr.skip()
+            now = heard(visitor, chosen, given[4:], method)
+            shown = draw(visitor, chosen, now, given[:4])
+            return *shown, now if sight.moves[visitor] == now.move else gr.skip()
 
         return on_move
 
-    def on_rest(request: gr.Request, chosen: Selection, now: Standing, left: Standing, *view: Any) -> tuple[Any, ...]:
-        """Draw exactly what was drawn from fewer entries, unless something has moved by then."""
-        *told, looked_at = view
-        missing = unread(chosen, request.session_hash or "")
+    def on_rest(request: gr.Request, chosen: Selection, now: Standing, *view: Any) -> tuple[Any, ...]:
+        """Draw exactly, and what was left out while other things were drawn, unless something has moved by then."""
+        visitor, (*told, looked_at) = request.session_hash or "", view
+        missing = unread(chosen, visitor)
         aimed = now if looked_at == "tensor" else gr.skip(), gr.Button(visible=True) if missing else gr.skip()
-        if left.move != now.move or not known_comparison(chosen):  # it was drawn from all of them, or they are not read
+        done = sight.moves[visitor] != now.move or sight.shows(visitor, now.move, tuple(told))
+        if done or not known_comparison(chosen):
             return *STILL, *aimed
-        *shown, _ = draw(chosen, now, tuple(told), quick=False)
-        return *(shown if fresh(request.session_hash or "", now, tuple(told)) else STILL), *aimed
+        return *draw(visitor, chosen, now, tuple(told), quick=False), *aimed
 
     def on_choice(request: gr.Request, chosen: Selection, now: Standing, *view: Any) -> tuple[Any, ...]:
         if not known_comparison(chosen):
-            return *waiting(chosen, request.session_hash or ""), gr.skip()
-        views[request.session_hash or ""] = view
-        shown = draw(chosen, now, view)
-        return shown if fresh(request.session_hash or "", now, view) else (*STILL, gr.skip())
+            return waiting(chosen, request.session_hash or "")
+        return draw(request.session_hash or "", chosen, now, view)
 
     def on_view(
         request: gr.Request, chosen: Selection, now: Standing, event: gr.SelectData, *view: Any
@@ -114,7 +136,7 @@ def wire(page: Page, drawn: Any) -> None:
     page.demo.unload(on_leave)
     choices: list[Any] = [forecast.effect, forecast.compared, forecast.held]
     plots = [forecast.caption, forecast.plot, forecast.effects, forecast.difference, forecast.text]
-    view, everything = [forecast.view, *choices], [*plots, rough, standing]
+    view, everything = [forecast.view, *choices], [*plots, standing]
     at_once: dict[str, Any] = {"preprocess": False, "queue": False}
     form = page.merging.form
     drawing = [drawn.then(on_models, [selection, *view, *page.form], everything, **QUIET)]
@@ -126,10 +148,11 @@ def wire(page: Page, drawn: Any) -> None:
     given = [selection, *view, *page.form]
     drawing.append(after([part.change for part in others], moving(), given, everything, **at_once))
     chosen = [part.change for part in choices]
-    drawing.append(after(chosen, on_choice, [selection, standing, *view], [*plots, rough], **at_once))
-    given, turned = [selection, standing, *choices], [forecast.view, *plots, rough]
+    drawing.append(after(chosen, on_choice, [selection, standing, *view], plots, **at_once))
+    drawing.append(after(page.turned.change, on_choice, [selection, standing, *view], plots))
+    given, turned = [selection, standing, *choices], [forecast.view, *plots]
     drawing.append(forecast.tabs.select(on_view, given, turned, concurrency_limit=4, **QUIET))
-    given = [selection, standing, rough, *view, page.see.view]
+    given = [selection, standing, *view, page.see.view]
     for event in drawing:  # what went past Gradio's queue does not tell of its states, so that it is asked
         event.then(on_rest, given, [*plots, page.see.microscope.aim, page.see.read], concurrency_limit=2, **QUIET)
     forecast.hold.click(on_hold, [selection, *page.form], [forecast.held, forecast.holding], **QUIET)

@@ -8,7 +8,7 @@ import gradio as gr
 
 from ui.comparing import known_comparison, unread
 from ui.downloads import offer
-from ui.events import EACH, QUIET
+from ui.events import EACH, QUIET, after
 from ui.models_panel import Selection
 from ui.page import Page
 from ui.see_panel import VIEWS
@@ -36,6 +36,7 @@ def wire(page: Page) -> None:
     see.tabs.select(on_view, [selection, *choices], [see.view, *shown], **QUIET)
     triggers = [see.measure.input, see.pair.input, see.where.input]
     gr.on(triggers, on_choice, [selection, see.view, *choices], shown, **QUIET)
+    after(page.turned.change, on_choice, [selection, see.view, *choices], shown)
     for plot in (see.norms, page.forecast.plot, page.forecast.difference):
         plot.cell_select(on_cell, selection, [see.detail, see.histogram], **EACH)
     offer(see.save, as_csv, selection, "text/csv")
