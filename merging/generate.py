@@ -183,7 +183,11 @@ def _stream(loaded: Loaded, ask: Ask) -> Iterator[Answer]:
     ends = set(ends if isinstance(ends, list) else [ends])
     said: list[int] = []
     past = None
+    rows = model.get_input_embeddings().weight.shape[0]
     for _ in range(ask.length):
+        if max(tokens) >= rows:
+            words = f"The tokenizer gives a token the row {max(tokens):,}, and the model has {rows:,} rows"
+            raise MergeError(f"{words}. Put the tokenizer that belongs to it into its folder.")
         with torch.inference_mode():  # left before every answer: it is the thread's, whoever else works there meanwhile
             out = model(input_ids=torch.tensor([tokens]), past_key_values=past, use_cache=True)
             past = out.past_key_values

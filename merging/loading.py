@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from merging.checkpoint import Checkpoint
+from merging.companions import SETTINGS
 from merging.errors import MergeError
 from merging.header import INDEX
 from merging.lazy import torch
+from merging.tokens import FILE, OLDER
 
 if TYPE_CHECKING:
     from merging.unwritten import Unwritten
@@ -39,11 +42,12 @@ def load(checkpoint: Checkpoint, base: Checkpoint, size: int) -> Loaded:
 
     The base gives config and tokenizer where it has none of its own.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     own = checkpoint if checkpoint.config and not checkpoint.adapter else base
     if not own.config:
-        raise MergeError(f"{checkpoint.name} has no config.json, and neither has the base. Choose a model folder.")
+        words = "" if checkpoint.path == base.path else ", and neither has the base"
+        raise MergeError(f"{checkpoint.name} has no config.json{words}. Choose a model folder.")
     dtype = torch.float32 if size == checkpoint.parameters * 4 else "auto"
     with _told_of(checkpoint.name):
         config = AutoConfig.from_pretrained(own.folder, local_files_only=True, trust_remote_code=False)
@@ -58,14 +62,13 @@ def load(checkpoint: Checkpoint, base: Checkpoint, size: int) -> Loaded:
             )
         else:
             model = _of_tensors(config, {name: checkpoint.tensor(name) for name in checkpoint.entries}, dtype)
-        home = checkpoint if (checkpoint.folder / "tokenizer_config.json").is_file() else base
-        tokenizer = AutoTokenizer.from_pretrained(home.folder, local_files_only=True, trust_remote_code=False)
-    return Loaded(model.eval(), tokenizer, size)
+    home = checkpoint if (checkpoint.folder / SETTINGS).is_file() else base
+    return Loaded(model.eval(), _tokenizer(home.folder, checkpoint.name), size)
 
 
 def load_unwritten(merge: Unwritten, size: int) -> Loaded:
     """A merge that is in memory as a model, with config and tokenizer as its folder would have them; likewise."""
-    from transformers import CONFIG_MAPPING, AutoTokenizer, GenerationConfig
+    from transformers import CONFIG_MAPPING, GenerationConfig
 
     if not merge.config:
         raise MergeError(f"The base {merge.work.base.name} has no config.json. Choose a model folder as the base.")
@@ -79,9 +82,8 @@ def load_unwritten(merge: Unwritten, size: int) -> Loaded:
         model = _of_tensors(config, dict(merge.tensors), dtype)
         if merge.generation is not None:
             model.generation_config = GenerationConfig.from_dict(merge.generation)
-        home = vocabulary.home or merge.work.base.folder
-        tokenizer = AutoTokenizer.from_pretrained(home, local_files_only=True, trust_remote_code=False)
-        _extend(tokenizer, vocabulary.added)
+    tokenizer = _tokenizer(vocabulary.home or merge.work.base.folder, merge.name)
+    _extend(tokenizer, vocabulary.added)
     if merge.chat_template:
         tokenizer.chat_template = merge.chat_template
     return Loaded(model.eval(), tokenizer, size)
@@ -93,6 +95,20 @@ def _of_tensors(config: Any, tensors: dict[str, Any], dtype: Any) -> Any:
 
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     return kind.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype)
+
+
+def _tokenizer(folder: Path, name: str) -> Any:
+    """The tokenizer of a folder, for the model of that name."""
+    from transformers import AutoTokenizer
+
+    try:
+        with _told_of(f"The tokenizer in {folder}"):
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except MergeError as error:
+        if any((folder / file).is_file() for file in (FILE, *OLDER)):
+            raise
+        words = f"{name} cannot be asked: there is no tokenizer in {folder}"
+        raise MergeError(f"{words}. Put the files of its tokenizer there.") from error
 
 
 def _extend(tokenizer: Any, added: tuple[dict[str, Any], ...]) -> None:
@@ -115,6 +131,9 @@ def _told_of(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, SafetensorError) as error:
+        if "mismatched_sizes" in str(error):
+            words = f"The weights of {name} have other shapes than its config.json says"
+            raise MergeError(f"{words}. Put the config.json there that belongs to them.") from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MergeError(f"{name} could not be loaded: {reason}") from error
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import threading
 from itertools import pairwise
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from merging import MergeError, generate
@@ -186,6 +189,39 @@ def test_files_that_are_no_language_model_are_refused_in_one_sentence(tmp_path: 
 
     with pytest.raises(MergeError, match="odd could not be loaded"):
         last([folder], Ask("x"))
+
+
+def alone(model: Path, base: Path = BASE) -> str:
+    """Why a model does not answer, beside one that does."""
+    *_, (answer, other) = answers([model, EXPERT], base, Ask("And the ", length=3))
+    assert other.text
+    return answer.error
+
+
+def test_without_a_config_or_a_tokenizer_a_model_says_which_is_missing(tmp_path: Path) -> None:
+    bare, mute, torn = (shutil.copytree(BASE, tmp_path / name) for name in ("bare", "mute", "torn"))
+    (bare / "config.json").unlink()
+    for file in mute.glob("tokenizer*"):
+        file.unlink()
+    (torn / "tokenizer.json").write_text("{}")
+
+    assert alone(bare, bare) == "bare has no config.json. Choose a model folder."
+    assert alone(mute, mute).startswith(f"mute cannot be asked: there is no tokenizer in {mute}. Put")
+    assert alone(torn).startswith(f"The tokenizer in {torn} could not be loaded")
+    assert alone(bare) == alone(mute) == ""  # which the base has
+
+
+def test_weights_that_do_not_belong_to_the_config_or_the_tokenizer_are_told(tmp_path: Path) -> None:
+    other, few = (shutil.copytree(EXPERT, tmp_path / name) for name in ("other", "few"))
+    config = json.loads((EXPERT / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "hidden_size": 48}))
+    (few / "config.json").write_text(json.dumps({**config, "vocab_size": 40}))
+    tensors = load_file(few / "model.safetensors")
+    rows = {name: tensor[:40].clone() for name, tensor in tensors.items() if len(tensor) == config["vocab_size"]}
+    save_file({**tensors, **rows}, few / "model.safetensors", {"format": "pt"})
+
+    assert "The weights of other have other shapes than its config.json says." in alone(other)
+    assert re.match(r"The tokenizer gives a token the row [\d,]+, and the model has 40 rows\.", alone(few))
 
 
 def test_a_model_without_a_chat_template_says_that_it_was_asked_without() -> None:
