@@ -33,7 +33,7 @@ class Page:
     standing: gr.State  # `Standing`: what the views show
     turned: gr.State  # another object each time that a lesson opens views: only tabs turned by hand tell of it
     visit: gr.State
-    prompts: gr.State  # those that were asked, the last 50
+    prompts: gr.State  # `Asked`: what was asked of whom, the last 50
 
     @property
     def form(self) -> list[Any]:

@@ -14,11 +14,12 @@ import gradio as gr
 from merging.errors import MergeError, MergeStopped
 from merging.generate import Answer, Ask, answers
 from merging.recipe import Recipe
-from merging.unwritten import Unwritten, merged_in_memory
+from merging.unwritten import KEEP, Unwritten, merged_in_memory
+from ui.asked import NOW, WRITTEN, Asked, One
 from ui.controls import Slider
 from ui.errors import notice
-from ui.jobs import stoppable
-from ui.models_panel import Selection
+from ui.jobs import Job, stoppable
+from ui.merge_panel import bar, progress
 
 EXAMPLES = {
     "A play": "[Enter ",
@@ -26,7 +27,6 @@ EXAMPLES = {
     "Code": "    def read(self, ",
     "Prose": "The President of the United States ",
 }
-NOW, WRITTEN = "as it stands, before it is written", "as it was last written"
 EMPTY = '<p class="caption">What the base, every expert and the merge write will stand here, side by side.</p>'
 
 
@@ -68,49 +68,77 @@ def _setter(text: str) -> Any:
     return lambda: text
 
 
-def run_sample(selection: Selection, merged: str | Recipe, fields: dict[str, Any], visitor: str) -> Iterator[str]:
-    """The answers of base, each fitting expert and the merge, as cards that grow.
+def run_sample(who: list[One], fields: dict[str, Any], visitor: str) -> Iterator[tuple[str, Asked | None]]:
+    """The answers as cards that grow, and in the end what was asked of whom; none where nobody has answered.
 
-    The merge is in that folder, or is made of the recipe in memory; there is none where the folder is empty.
+    The base is the first of those who are asked, and the merge the last. Who cannot be asked, says why.
     """
-    if not selection.base:
-        yield notice("No base model is chosen. Choose one in step 1.")
-        return
-    names = ["base", *selection.names]
-    models: list[Path | Unwritten] = [Path(path) for path in (selection.base, *selection.fitting)]
+    told = [Answer("", "done", error=one.missing) if one.missing else Answer() for one in who]
+    paths = {index: one.source for index, one in enumerate(who) if isinstance(one.source, Path)}
+    models: dict[int, Path | Unwritten] = {**paths}
     try:
         ask = Ask(**{**fields, "length": int(fields["length"] or 0), "seed": int(fields["seed"] or 0)})
         ask.checked()
         with stoppable(visitor, "sample") as stop:
-            if merged:
-                yield notice("Merging in memory.", "info") if isinstance(merged, Recipe) else cards(names, [], "", True)
-                models.append(merged_in_memory(merged, stop=stop) if isinstance(merged, Recipe) else Path(merged))
-                names.append("merge: as it stands" if isinstance(merged, Recipe) else f"merge: {Path(merged).name}")
-            told, shown = [Answer() for _ in names], 0.0
-            for told in answers(models, Path(selection.base), ask, stop):
-                if time.monotonic() - shown > 0.1:
-                    shown = time.monotonic()
-                    yield cards(names, told, ask.prompt, busy=True)
+            if isinstance(recipe := who[-1].source, Recipe):
+                words = "Waiting for another merge in memory" if KEEP.lock.locked() else "Reading headers"
+                job = Job(lambda tell: merged_in_memory(recipe, tell, stop))
+                for shown in _making(job, words):
+                    yield cards(who, told, ask.prompt, True, shown), None
+                try:
+                    models[len(who) - 1] = job.result()
+                except MergeError as error:
+                    told[-1] = Answer("", "done", error=str(error))
+            last = 0.0
+            for some in answers([*models.values()], paths[0], ask, stop):
+                said = dict(zip(models, some, strict=True))
+                told = [said.get(index, answer) for index, answer in enumerate(told)]
+                if time.monotonic() - last > 0.1:
+                    last = time.monotonic()
+                    yield cards(who, told, ask.prompt, True), None
     except MergeStopped:
-        yield notice("Stopped.", "info")
-        return
+        yield notice("Stopped.", "info"), None
     except MergeError as error:
-        yield notice(str(error))
-        return
-    yield cards(names, told, ask.prompt, busy=False)
+        yield notice(str(error)), None
+    else:
+        yield cards(who, told, ask.prompt, busy=False), heard(who, told, ask.prompt)
 
 
-def cards(names: list[str], told: list[Answer], prompt: str, busy: bool) -> str:
-    """The answers side by side, each after the prompt, with everything that a model wrote escaped."""
+def _making(job: Job, words: str) -> Iterator[str]:
+    """How far a merge in memory is; `words` stand there until its first step."""
+    started = time.monotonic()
+    yield bar(0, words, "")
+    for step in job:
+        yield progress(step, time.monotonic() - started)
+
+
+def heard(who: list[One], told: list[Answer], prompt: str) -> Asked | None:
+    """What was asked, of those who have answered."""
+    spoke = [one for one, answer in zip(who, told, strict=True) if answer.text or _ended(answer)]
+    models = tuple(str(one.source) for one in spoke if one.kind != "merge")
+    return Asked(prompt, models, spoke[-1].recipe) if spoke else None
+
+
+def _ended(answer: Answer) -> bool:
+    """Whether a model has said all that it had to say, be it nothing."""
+    return answer.state == "done" and not answer.error
+
+
+def cards(who: list[One], told: list[Answer], prompt: str, busy: bool, making: str = "") -> str:
+    """The answers side by side, each after the prompt, with everything that a model wrote escaped.
+
+    `making` tells how far the merge is, while it is made.
+    """
     boxes = []
-    for name, answer in zip(names, told or [Answer() for _ in names], strict=True):
-        kind = "base" if name == "base" else "merge" if name.startswith("merge: ") else "expert"
+    for one, answer in zip(who, told, strict=True):
         body = f"<pre><span>{html.escape(prompt)}</span>{html.escape(answer.text)}</pre>"
-        if busy and answer.state in ("waiting", "loading"):
-            body = f'<p class="caption">{"Loading" if answer.state == "loading" else "Waiting"}</p>'
+        if answer.state in ("waiting", "loading"):
+            words = answer.state.capitalize() if busy else "Stopped before it was asked."
+            body = f'<p class="caption">{words}</p>'
+            body = making if making and one.kind == "merge" else body
         if answer.note:
             body = f'<p class="caption">{html.escape(answer.note)}</p>{body}'
         if answer.error:
-            body = notice(answer.error)
-        boxes.append(f'<article class="answer {kind}"><h3>{html.escape(name)}</h3>{body}</article>')
+            body = notice(answer.error, "warning" if one.missing else "error")
+        boxes.append(f'<article class="answer {one.kind}"><h3>{html.escape(one.name)}</h3>{body}</article>')
     return f'<div class="answers" aria-busy="{str(busy).lower()}">{"".join(boxes)}</div>'

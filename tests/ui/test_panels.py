@@ -28,6 +28,7 @@ from merging.wholes import MIXED as WHOLE
 from merging.workplace import Workplace
 from tests.conftest import DATA_FREE, Family, random_tensors, write_model
 from tests.ui.screens import cells, draw, select
+from ui.asked import One
 from ui.comparing import KEEP, known_comparison, unread
 from ui.errors import escaped, notice
 from ui.family import choices
@@ -488,7 +489,7 @@ def test_a_merge_that_waits_can_be_stopped_before_it_runs(family: Family, tmp_pa
 def test_answers_are_escaped() -> None:
     told = [Answer("<script>", "done", note="<u>"), Answer("fine", "done")]
 
-    shown = cards(["<b>", "merge: x"], told, "<i>", busy=False)
+    shown = cards([One("base", "<b>"), One("merge", "merge: x")], told, "<i>", busy=False)
 
     assert "<script>" not in shown
     assert "<i>" not in shown
@@ -500,12 +501,13 @@ def test_answers_are_escaped() -> None:
     ("changes", "words"), [({"temperature": 9}, "Temperature must be between 0 and 2"), ({"seed": -1}, "Seed must be")]
 )
 def test_a_bad_setting_for_sampling_is_one_sentence(family: Family, changes: dict[str, Any], words: str) -> None:
-    base, experts = family()
+    base, _ = family()
     fields = {"prompt": "x", "temperature": 1, "top_p": 1, "length": 5, "seed": 0, "chat": False, **changes}
 
-    said = list(run_sample(select(base, experts), "", fields, "someone"))
+    ((said, asked),) = run_sample([One("base", "base", base), One("merge", "merge", missing="x")], fields, "someone")
 
-    assert words in said[-1]
+    assert words in said
+    assert asked is None
 
 
 def test_a_job_hands_on_what_its_work_reports_and_raises_its_error() -> None:

@@ -8,12 +8,14 @@ from typing import Any
 import gradio as gr
 
 from merging.errors import MergeError
+from merging.recipe import Recipe
+from ui.asked import Asked, asked_of
 from ui.errors import notice
 from ui.events import PRIVATE
 from ui.jobs import announce
 from ui.models_panel import Selection
 from ui.page import Page
-from ui.sample_panel import NOW, run_sample
+from ui.sample_panel import run_sample
 from ui.visit import Visit
 from ui.wires.ends import stopper, wire_end, working
 
@@ -28,19 +30,19 @@ def wire(page: Page) -> None:
         return *working(), notice("Waiting for its turn.", "info")
 
     def on_run(
-        request: gr.Request, selection: Selection, visit: Visit, asked: tuple[str, ...], which: str, *values: Any
+        request: gr.Request, selection: Selection, visit: Visit, before: tuple[Asked, ...], which: str, *values: Any
     ) -> Iterator[tuple[str, Any]]:
-        fields = dict(zip(sample.form, values, strict=False))
-        asked = (*asked, str(fields["prompt"]))[-REMEMBERED:]
-        try:
-            recipe = page.recipe(selection, values[len(sample.form) :]) if selection.ready else None
-        except MergeError as error:
-            yield notice(str(error)), gr.skip()
+        if not selection.base:
+            yield notice("No base model is chosen. Choose one in step 1."), gr.skip()
             return
-        last = visit.last(selection.base)
-        merged = recipe if which == NOW and recipe and recipe.makes == "model" else str(last.report.out) if last else ""
-        for shown in run_sample(selection, merged or "", fields, request.session_hash or ""):
-            yield shown, asked
+        try:
+            recipe: Recipe | str = page.recipe(selection, values[len(sample.form) :])
+        except MergeError as error:
+            recipe = str(error)
+        who = asked_of(selection, which, recipe, visit.last(selection.base))
+        fields = dict(zip(sample.form, values, strict=False))
+        for shown, asked in run_sample(who, fields, request.session_hash or ""):
+            yield shown, (*before, asked)[-REMEMBERED:] if asked else gr.skip()
 
     ran = sample.run.click(
         on_click, None, [sample.run, sample.stop, sample.answers], queue=False, show_progress="hidden", **PRIVATE
