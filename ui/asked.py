@@ -33,6 +33,11 @@ class One:
     recipe: Recipe | None = None  # of a merge
 
 
+def same(made: Recipe, recipe: Recipe) -> bool:
+    """Whether a recipe says what that of a merge said."""
+    return not recipe.problems() and not differences(made, recipe)
+
+
 def asked_of(selection: Selection, which: str, recipe: Recipe | str, last: Past | None) -> list[One]:
     """Base, experts and merge, of the chosen models.
 
@@ -61,7 +66,7 @@ def _unwritten(selection: Selection, recipe: Recipe | str, last: Past | None) ->
         return One("merge", name, missing=recipe)
     if recipe.makes == "model":
         return One("merge", name, recipe, recipe=recipe)
-    if last and not differences(last.recipe, recipe):
+    if last and same(last.recipe, recipe):
         return _written(last)
     words = "The merge as it stands makes an adapter, which is asked from its folder"
     return One("merge", name, missing=f"{words}. Write it in step 3, or let it make a model.")

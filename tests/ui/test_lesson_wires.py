@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from merging.generate import Answer
 from tests.ui.screens import Screen
+from ui import sample_panel
 from ui.comparing import known_comparison
 from ui.family import ZOO
 from ui.forecast_panel import VIEWS as RIGHT
@@ -102,3 +104,21 @@ def test_a_step_leaves_what_is_drawn_while_its_models_are_read(screen: Screen) -
     arranged(screen, "interference", 0)
 
     assert screen["matrix"] is before
+
+
+def test_a_step_is_done_by_the_merge_that_was_asked_and_no_other(
+    screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample_panel, "answers", lambda models, *_: iter([[Answer("word", "done") for _ in models]]))
+    arranged(screen, "averaging", 4)
+    screen.choose(screen["base"], screen["experts"])
+
+    screen.fire("sample-run")  # at λ = 0.4
+    screen["task_arithmetic-lambda"] = 1
+    screen.fire("lesson-check")
+    missed = screen["lesson-verdict"]
+    screen.fire("sample-run")
+    screen.fire("lesson-check")
+
+    assert "λ is 1. Now sample a prompt from this merge" in missed
+    assert 'class="notice good"' in screen["lesson-verdict"]

@@ -23,6 +23,7 @@ from merging.groups import Groups
 from merging.method import Group
 from merging.methods.frobenius import norm_weights
 from merging.methods.pcb import survey
+from ui.asked import Asked
 from ui.family import ZOO
 from ui.lessons import LESSONS
 from ui.lessons.facts import FACTS, filled
@@ -54,6 +55,12 @@ def seen(setup: Setup, **more: Any) -> Seen:
     return Seen(recipe, comparison=comparison(setup.experts), **own)
 
 
+def told_by(prompt: str, setup: Setup, **values: Any) -> dict[str, tuple[Asked, ...]]:
+    """That base, experts and the merge of a setup have answered a prompt."""
+    recipe = replace(setup.recipe, values={**setup.recipe.values, **values})
+    return {"prompts": (Asked(prompt, tuple(str(path) for path in (ZOO / "base", *recipe.experts)), recipe),)}
+
+
 def a_step(slug: str, index: int) -> Step:
     return LESSONS[slug].steps[index]
 
@@ -63,13 +70,13 @@ DONE: dict[tuple[str, int], dict[str, Any]] = {
     ("task-vectors", 0): {"tensor": "model.norm.weight"},
     ("task-vectors", 1): {"tensor": V_PROJ},
     ("task-vectors", 2): {"experts": EXPERTS},
-    ("task-vectors", 3): {"lambda": 1, "prompts": ("[Enter ",)},
+    ("task-vectors", 3): {"lambda": 1, **told_by("[Enter ", a_step("task-vectors", 3).setup, **{"lambda": 1.0})},
     ("task-vectors", 4): {"lambda": 1.5},
-    ("averaging", 0): {"prompts": ("7 And the LORD said unto ",)},
+    ("averaging", 0): told_by("7 And the LORD said unto Moses", a_step("averaging", 0).setup),
     ("averaging", 1): {"method": "linear"},
     ("averaging", 2): {"experts": ("bible", "python")},
     ("averaging", 3): {"lambda": 0.45},
-    ("averaging", 4): {"lambda": 1, "prompts": ("[Enter ",)},
+    ("averaging", 4): {"lambda": 1, **told_by("x", a_step("averaging", 4).setup, **{"lambda": 1})},
     ("interference", 0): {"experts": PAIR},
     ("interference", 1): {"density": 0.2},
     ("interference", 2): {"tensor": V_PROJ},
@@ -79,7 +86,7 @@ DONE: dict[tuple[str, int], dict[str, Any]] = {
     ("competition", 1): {"ratio": 0.3},
     ("competition", 2): {"weights": (1.0, 1.0, 0.0)},
     ("competition", 3): {"variant": "pairwise"},
-    ("competition", 4): {"lambda": 0.5, "prompts": ("[Enter ",)},
+    ("competition", 4): {"lambda": 0.5, **told_by("x", a_step("competition", 4).setup, **{"lambda": 0.5})},
     ("norms", 0): {"k": 8.0},
     ("norms", 1): {"experts": ADAPTERS},
     ("norms", 2): {"k": 8.0},
@@ -91,7 +98,13 @@ SHORT: list[tuple[str, int, dict[str, Any], str]] = [
     ("task-vectors", 0, {"tensor": "no.such"}, "No tensor has been clicked yet"),
     ("task-vectors", 1, {"tensor": "model.norm.weight"}, "another tensor by 32.9%"),
     ("task-vectors", 2, {"experts": PAIR}, "Still missing among the experts: python."),
-    ("task-vectors", 3, {"lambda": 1}, "Now ask base, expert and merge"),
+    ("task-vectors", 3, {"lambda": 1}, "Now ask base, expert and this merge"),
+    ("task-vectors", 3, {"lambda": 1, **told_by("x", a_step("task-vectors", 3).setup, **{"lambda": 1})}, "“[Enter ”"),
+    ("averaging", 0, told_by("def read", a_step("averaging", 0).setup), "have not answered it yet"),
+    ("averaging", 0, told_by("7 And the LORD said unto ", Setup("ties", experts=PAIR)), "have not answered it yet"),
+    ("averaging", 4, {"lambda": 1, **told_by("x", a_step("averaging", 4).setup)}, "sample a prompt from this merge"),
+    ("averaging", 4, {"lambda": 1, "prompts": (Asked("x", (str(ZOO / "base"),)),)}, "sample a prompt from this merge"),
+    ("competition", 4, {"lambda": 0.5, **told_by("x", Setup("ties"))}, "and this merge"),
     ("averaging", 1, {"method": "linear", "weights": (1.0, 1.0, 0.0)}, "do not count the same"),
     ("averaging", 3, {"lambda": 0.3}, "too short"),
     ("averaging", 3, {"lambda": 0.7}, "too long"),

@@ -168,6 +168,9 @@ def test_an_adapter_is_asked_from_its_folder_alone(tmp_path: Path) -> None:
     same = asked_with(recipe, visit=visit)[-1]
     other = asked_with(recipe, now=replace(recipe, values={"lambda": 0.2}), visit=visit)[-1]
 
+    wrong = asked_with(recipe, now=replace(recipe, values={"lambda": "much"}), visit=visit)[-1]
+
+    assert wrong.missing == before.missing
     assert "makes an adapter, which is asked from its folder" in before.missing
     assert (same.source, same.missing) == (tmp_path / "out", "")
     assert other.missing == before.missing

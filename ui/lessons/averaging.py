@@ -7,9 +7,10 @@ from ui.lessons.numbers import weights
 
 
 def asked(seen: Seen) -> Verdict:
-    """Whether the models were asked something."""
-    if not seen.prompts:
-        return False, "Nothing has been asked yet. Choose “Scripture” below the prompt, and press Sample."
+    """Whether base and experts were asked the prompt of the step."""
+    if not seen.answered("7 And the LORD said unto "):
+        words = "Base and the three experts have not answered it yet" if seen.prompts else "Nothing has been asked yet"
+        return False, f"{words}. Choose “Scripture” below the prompt, and press Sample."
     return True, "Each expert speaks in its own voice, and only there is it better than the base."
 
 
@@ -45,8 +46,8 @@ def too_far(seen: Seen) -> Verdict:
     scaling = seen.number("lambda")
     if scaling < 1:
         return False, f"λ is {scaling:g}. Move it to 1, so that every task vector is added in full."
-    if not seen.prompts:
-        return False, f"λ is {scaling:g}. Now sample a prompt, and read what such a merge writes."
+    if not seen.asked():
+        return False, f"λ is {scaling:g}. Now sample a prompt from this merge, and read what it writes."
     return True, "Three full steps at once end where no model was trained, and the text shows it."
 
 

@@ -54,8 +54,8 @@ def sampled(seen: Seen) -> Verdict:
     scaling = seen.number("lambda")
     if not 0 < scaling < 1:
         return False, f"λ is {scaling:g}. Choose one between 0 and 1."
-    if not seen.prompts:
-        return False, f"λ is {scaling:g}. Now sample a prompt from base, experts and merge."
+    if not seen.asked():
+        return False, f"λ is {scaling:g}. Now sample a prompt from base, experts and this merge."
     return True, f"At λ = {scaling:g} you have set ratio and length yourself, and asked the result: that is the method."
 
 

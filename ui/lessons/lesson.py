@@ -11,6 +11,7 @@ from merging.compare import Comparison
 from merging.method import METHODS
 from merging.recipe import Recipe
 from ui import family
+from ui.asked import Asked, same
 
 View = Literal["layers", "experts", "depth", "table", "tensor", "coefficients", "predictions", "sample"]
 VIEWS: tuple[View, ...] = get_args(View)
@@ -41,7 +42,7 @@ class Seen:
 
     recipe: Recipe | None = None  # that the controls say, with the experts that fit; none without a base
     tensor: str = ""  # the one last clicked
-    prompts: tuple[str, ...] = ()  # that base, experts and merge have been asked
+    prompts: tuple[Asked, ...] = ()  # with who answered them
     merges: tuple[Recipe, ...] = ()  # that were written
     comparison: Comparison | None = None  # of these models; none while they are being read
 
@@ -61,6 +62,19 @@ class Seen:
             return {}
         params = METHODS[self.method].params.values()
         return {**{p.key: p.default for p in params if not p.per_expert}, **self.recipe.values}
+
+    def asked(self, prompt: str = "") -> bool:
+        """Whether the merge that the controls say has answered a prompt that begins so, written or not."""
+        mine, told = self.recipe, self._beginning(prompt)
+        return mine is not None and any(one.merge and same(one.merge, mine) for one in told)
+
+    def answered(self, prompt: str) -> bool:
+        """Whether the base and all experts have answered a prompt that begins so."""
+        models = {str(path) for path in (self.recipe.base, *self.recipe.experts)} if self.recipe else set()
+        return any(models <= {*one.models} for one in self._beginning(prompt))
+
+    def _beginning(self, prompt: str) -> list[Asked]:
+        return [one for one in self.prompts if one.prompt.strip().startswith(prompt.strip())]
 
     @property
     def row(self) -> int | None:

@@ -47,8 +47,8 @@ def arrived(seen: Seen) -> Verdict:
     scaling = seen.number("lambda")
     if scaling != 1:
         return False, f"λ is {scaling:g}. Move it to 1, where base plus task vector is the expert."
-    if not seen.prompts:
-        return False, "λ is 1. Now ask base, expert and merge the same prompt, in Sample."
+    if not seen.asked("[Enter "):
+        return False, "λ is 1. Now ask base, expert and this merge the prompt “[Enter ”, in Sample."
     length = next(iter(lengths(seen.comparison).values())) if seen.comparison else 0.0
     return True, f"You walked the whole way of ‖τ‖ = {length:.1f}: the merge is the expert, but for rounding."
 

@@ -8,6 +8,7 @@ from typing import Any
 import gradio as gr
 
 from merging.errors import MergeError
+from ui.asked import Asked
 from ui.comparing import known_comparison
 from ui.lessons.lesson import Seen, Setup
 from ui.lessons.panel import LessonsPanel, wire_lessons
@@ -21,7 +22,7 @@ RIGHT = {"coefficients": "weights", "predictions": "effects"}  # views beside th
 
 def wire(page: Page, filling: Filling, panel: LessonsPanel, opener: gr.Button) -> None:
     def see(
-        request: gr.Request, chosen: Selection, visit: Visit, prompts: tuple[str, ...], tensor: str, *values: Any
+        request: gr.Request, chosen: Selection, visit: Visit, prompts: tuple[Asked, ...], tensor: str, *values: Any
     ) -> Seen:
         try:
             recipe = page.recipe(chosen, values) if chosen.base else None
