@@ -1,4 +1,4 @@
-"""The merges of one visit: what each was made of and came to, to compare, repeat and delete them."""
+"""The merges of one visit: what each was made of and came to, to compare, repeat, note and delete them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,21 @@ from merging.removal import remove_merge
 from merging.report import Report
 
 MOST = 100  # merges that are remembered; the oldest is forgotten first
+LONGEST = 2000  # characters of a note
 
 
 @dataclass(frozen=True)
 class Past:
-    """A merge that was made: its number in the visit, when it was done, what it was made of, and what it came to."""
+    """A merge that was made: its number in the visit, when it was done, what it was made of, and what it came to.
+
+    The note is what the visitor wrote of it.
+    """
 
     number: int
     when: datetime
     recipe: Recipe
     report: Report
+    note: str = ""
 
     @property
     def method(self) -> str:
@@ -70,6 +75,12 @@ class History:
             if past.number == number:
                 return past
         raise MergeError(f"Merge {number} is not in the history. Choose one that is listed.")
+
+    def noted(self, number: int, note: str) -> History:
+        """The history with this note on that merge, in place of the one that it had."""
+        past = self.of(number)
+        changed = replace(past, note=note.strip()[:LONGEST])
+        return replace(self, merges=tuple(changed if other is past else other for other in self.merges))
 
     def without(self, number: int, *, folder: bool = False) -> History:
         """The history without that merge. Its result stays, unless it is asked for that its `folder` goes, too.

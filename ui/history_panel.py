@@ -1,4 +1,4 @@
-"""Step 5, History: the merges of this visit, to compare, repeat, report and delete."""
+"""Step 5, History: the merges of this visit, to compare, repeat, note, report and delete."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import gradio as gr
 import plotly.graph_objects as go
 
 from merging.apart import Apart
-from merging.history import Change, History
+from merging.history import LONGEST, Change, History
 from merging.sizes import in_words
 from ui.plot_view import PlotView
 from ui.plots import norms_figure
@@ -26,13 +26,16 @@ class Past:
     row: gr.Row
     one: gr.Dropdown
     other: gr.Dropdown
+    note: gr.Textbox
     repeat: gr.Button
     compare: gr.Button
+    stop: gr.Button
     report: gr.Button
     folder: gr.Checkbox
     delete: gr.Button
     said: gr.HTML
     apart: PlotView
+    count: gr.State  # of the merges that had been made when the list was drawn
 
 
 def history_panel() -> Past:
@@ -41,15 +44,22 @@ def history_panel() -> Past:
         with gr.Row():
             one = gr.Dropdown([], label="Merge", filterable=False, elem_id="history-one")
             other = gr.Dropdown([], label="Compared with", filterable=False, elem_id="history-other")
+        note = gr.Textbox(
+            "", label="Note", info="On this merge: what you wanted to know, or what you saw. It goes into its report.",
+            lines=2, max_lines=6, max_length=LONGEST, elem_id="history-note",
+        )  # fmt: skip
         with gr.Row(elem_classes="compact"):
             repeat = gr.Button("Open its recipe", size="sm", min_width=120, elem_id="history-repeat")
             compare = gr.Button("Compare", size="sm", min_width=90, elem_id="history-compare")
+            stop = gr.Button("Stop", size="sm", min_width=70, elem_id="history-stop", interactive=False)
             report = gr.Button("Download its report", size="sm", min_width=140, elem_id="history-report")
             delete = gr.Button("Remove from the list", size="sm", min_width=140, elem_id="history-delete")
             folder = gr.Checkbox(False, label="and delete its folder", elem_id="history-folder")
         said = gr.HTML(elem_id="history-said", padding=False)
         apart = PlotView(label="How far the two merges are apart", empty="", elem_id="history-apart")
-    return Past(listed, row, one, other, repeat, compare, report, folder, delete, said, apart)
+    return Past(
+        listed, row, one, other, note, repeat, compare, stop, report, folder, delete, said, apart, gr.State(0)
+    )  # fmt: skip
 
 
 def listed(history: History) -> str:
@@ -57,11 +67,12 @@ def listed(history: History) -> str:
     if not history.merges:
         return EMPTY
     heads = "".join(
-        f'<th scope="col">{head}</th>' for head in ("", "Method", "Experts", "At", "Took", "Size", "Folder")
+        f'<th scope="col">{head}</th>' for head in ("", "Method", "Experts", "At", "Took", "Size", "Notes", "Folder")
     )
     rows = "".join(
         f"<tr><td>{past.number}</td><td>{html.escape(past.method)}</td><td>{html.escape(', '.join(past.experts))}</td>"
         f"<td>{past.when:%H:%M}</td><td>{past.report.seconds:.1f} s</td><td>{in_words(past.report.bytes)}</td>"
+        f'<td class="note">{html.escape(past.note)}</td>'
         f'<td class="path">{html.escape(str(past.report.out))}{"" if past.there else " (not there any more)"}</td></tr>'
         for past in reversed(history.merges)
     )
@@ -70,12 +81,25 @@ def listed(history: History) -> str:
     )
 
 
-def choices(history: History) -> tuple[Any, Any, Any]:
-    """What can be chosen in the list, and whether there is anything."""
+def choices(history: History, one: int | None = None, other: int | None = None) -> tuple[Any, Any, Any]:
+    """What can be chosen in the list, and whether there is anything.
+
+    What was chosen stays so while it is listed; else it is the last merge, compared with the one before it.
+    """
     titles = [(f"{past.number}. {past.method} at {past.when:%H:%M}", past.number) for past in reversed(history.merges)]
     first = titles[0][1] if titles else None
     second = titles[1][1] if len(titles) > 1 else first
-    return gr.Column(visible=bool(titles)), gr.Dropdown(titles, value=first), gr.Dropdown(titles, value=second)
+    there = {number for _, number in titles}
+    return (
+        gr.Column(visible=bool(titles)),
+        gr.Dropdown(titles, value=one if one in there else first),
+        gr.Dropdown(titles, value=other if other in there else second),
+    )
+
+
+def note_of(history: History, one: int | None) -> str:
+    """The note on a merge; empty where there is none, or no such merge."""
+    return next((past.note for past in history.merges if past.number == one), "")
 
 
 def changed(changes: list[Change], one: int, other: int) -> str:

@@ -50,16 +50,18 @@ def report_page(
     pictures: Sequence[Picture] = (),
     found: Preflight | None = None,
     when: datetime | None = None,
+    note: str = "",
 ) -> str:
     """The whole page, as text that UTF-8 can hold, about 5 MB with its pictures.
 
     `found` is what was known before the merge, of which the page tells sizes and memory. Hashes of inputs are read from
-    the result's folder, and are left out where that is gone.
+    the result's folder, and are left out where that is gone. `note` is what the visitor wrote of the merge.
     """
     title = f"{find_method(recipe.method).title} of {_joined(path.name for path in recipe.experts)}"
     story = _story(report)
     sections = [
         _overview(report, found),
+        _section("Note", note.strip() and f'<p class="note">{_text(note.strip())}</p>'),
         _warnings(recipe, report),
         _section("Recipe", f"<pre>{_text(recipe.to_yaml(report.out))}</pre>"),
         _pictures(pictures),

@@ -56,6 +56,19 @@ def test_a_merge_is_remembered_with_what_it_was_made_of_and_came_to(recipe: Reci
     assert past.report.seconds > 0
 
 
+def test_a_note_is_kept_with_its_merge_until_there_is_another(recipe: Recipe, report: Report) -> None:
+    plain = History().added(recipe, report).added(recipe, report)
+
+    noted = plain.noted(1, "  better on python\n").noted(2, "x" * 5000)
+
+    assert [past.note for past in plain.merges] == ["", ""]
+    assert [past.note for past in noted.merges] == ["better on python", "x" * history.LONGEST]
+    assert noted.noted(1, " ").of(1).note == ""
+    assert noted.count == 2
+    with pytest.raises(MergeError, match="Merge 3 is not in the history"):
+        plain.noted(3, "x")
+
+
 def test_a_history_is_never_changed_and_numbers_are_never_used_twice(recipe: Recipe, report: Report) -> None:
     empty = History()
     two = empty.added(recipe, report).added(recipe, report)

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 import pytest
 
 from merging import merge
 from merging.apart import weights_apart
-from merging.history import Change
+from merging.errors import MergeStopped
+from merging.history import Change, Past
+from merging.progress import Step
 from merging.recipe import Recipe
 from merging.report import Report
 from merging.sizes import in_words
 from tests.adapters import random_adapter
 from tests.conftest import Family, random_tensors, write_model
 from tests.ui.screens import Screen
+from ui.errors import notice
 from ui.history_panel import EMPTY, apart_figure, apart_in_words, changed, choices, listed
 from ui.visit import Visit
+from ui.wires import history
 
 REPORT = Report(Path("/nowhere/out"), 1234, 0.5, {})
 
@@ -69,6 +78,14 @@ def test_merges_are_listed_the_last_first_with_names_escaped(visit: Visit) -> No
     assert "<b>" not in shown
 
 
+def test_notes_stand_in_the_list_and_escaped(visit: Visit) -> None:
+    shown = listed(visit.history.noted(1, "<b>best</b> so far"))
+
+    assert '<th scope="col">Notes</th>' in shown
+    assert '<td class="note">&lt;b&gt;best&lt;/b&gt; so far</td>' in shown
+    assert shown.count('<td class="note"></td>') == 1
+
+
 def test_the_last_two_are_chosen_to_be_compared(visit: Visit) -> None:
     row, one, other = choices(visit.history)
     hidden, none, nobody = choices(Visit().history)
@@ -76,6 +93,14 @@ def test_the_last_two_are_chosen_to_be_compared(visit: Visit) -> None:
     assert (row.visible, one.value, other.value) == (True, 2, 1)
     assert [value for _, value in one.choices] == [2, 1]
     assert (hidden.visible, none.value, nobody.value) == (False, None, None)
+
+
+def test_what_is_chosen_stays_chosen_while_it_is_listed(visit: Visit) -> None:
+    _, one, other = choices(visit.history, 1, 2)
+    _, gone, kept = choices(visit.history.without(2), 2, 1)
+
+    assert (one.value, other.value) == (1, 2)
+    assert (gone.value, kept.value) == (1, 1)
 
 
 def test_changes_stand_side_by_side_and_escaped() -> None:
@@ -117,6 +142,106 @@ def test_two_merges_are_compared(there: Screen) -> None:
     assert "<td>parameters.density</td><td>0.5</td><td>0.2</td>" in there["history-said"]
     assert "‖A − B‖ is" in there["history-said"]
     assert there["history-apart"] is not None
+
+
+def test_a_comparison_tells_how_far_it_is_and_can_be_stopped(
+    there: Screen, visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = threading.Event()
+    told = []
+    for shown, _ in history._compared(visit, 2, 1, stop):
+        told.append(shown)
+        stop.set()
+
+    assert "<td>parameters.density</td>" in told[-1]
+    assert "<progress" in told[0]
+    assert told[-1].endswith(notice("Stopped.", "info"))
+
+    whole = [shown for shown, _ in history._compared(visit, 2, 1, threading.Event())]
+    assert re.search(r"<b>\d+%</b> <span>Comparing model\.", whole[1])
+
+    def endless(first: Past, second: Past, tell: Any, stopping: threading.Event) -> None:
+        tell(Step(1, 4, "w", 1, 4, "Comparing"))
+        there.fire("history-stop")
+        assert stopping.is_set()
+        raise MergeStopped("Stopped.")
+
+    monkeypatch.setattr(history, "weights_apart", endless)
+    there.fire("history-compare")
+    assert there["history-said"].endswith(notice("Stopped.", "info"))
+
+
+def test_a_comparison_says_which_merge_is_gone(there: Screen, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "out-1")
+
+    there.fire("history-compare")
+
+    assert "<td>parameters.density</td>" in there["history-said"]
+    assert "The result of merge 1 is not at" in there["history-said"]
+
+
+def test_a_note_is_kept_with_its_merge_and_goes_into_its_report(there: Screen) -> None:
+    there.fire("history-one", "change")
+    assert there["history-note"] == ""
+
+    there["history-note"] = "Too <short>."
+    there.fire("history-note", "blur")
+
+    assert '<td class="note">Too &lt;short&gt;.</td>' in there["history"]
+    assert (there["history-one"], there["history-other"]) == (2, 1)
+    (told,) = there.fire("history-report")
+    assert "<h2>Note</h2>" in told["text"]
+    assert "Too &lt;short&gt;." in told["text"]
+    there["history-one"] = 1
+    there.fire("history-one", "change")
+    assert there["history-note"] == ""
+    (told,) = there.fire("history-report")
+    assert "<h2>Note</h2>" not in told["text"]
+
+
+def test_a_note_that_says_the_same_or_is_on_no_merge_changes_nothing(there: Screen) -> None:
+    before = there.state(Visit)
+
+    there.fire("history-note", "blur")
+    there["history-note"], there["history-one"] = "x", 9
+    there.fire("history-note", "blur")
+
+    assert there.state(Visit) is before
+
+
+def test_a_new_merge_is_chosen_unless_a_note_is_being_written(there: Screen, visit: Visit) -> None:
+    recipe = visit.history.merges[0].recipe
+
+    def merged() -> tuple[int, int]:
+        there.put(there.state(Visit).merged(recipe, REPORT))
+        there._changed(there._state(Visit))
+        return there["history-one"], there["history-other"]
+
+    assert merged() == (3, 2)
+    there["history-note"] = "half a sen"
+    assert merged() == (3, 2)
+    there["history-note"] = ""
+    assert merged() == (5, 4)
+
+
+def test_what_is_noted_while_a_merge_runs_is_kept(there: Screen, visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = visit.history.merges[0].recipe
+
+    def run_merge(*_: Any) -> Iterator[tuple[str, Report | None]]:
+        there["history-note"] = "meanwhile"
+        there.fire("history-note", "blur")
+        yield "done", REPORT
+
+    monkeypatch.setattr("ui.wires.merge.run_merge", run_merge)
+    there["output"] = "somewhere"
+    there.fire("run")
+
+    merges = there.state(Visit).history.merges
+    assert [(past.number, past.note) for past in merges] == [(1, ""), (2, "meanwhile"), (3, "")]
+    assert merges[2].recipe.base == recipe.base
+    monkeypatch.setattr("ui.wires.merge.run_merge", lambda *_: iter([("it failed", None)]))
+    there.fire("run")
+    assert len(there.state(Visit).history.merges) == 3
 
 
 def test_a_merge_is_repeated_by_its_recipe(there: Screen) -> None:

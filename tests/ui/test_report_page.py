@@ -109,6 +109,13 @@ def test_all_of_the_merge_is_told(merged: tuple[Recipe, Report]) -> None:
     assert "Memory, at most about" in told
 
 
+def test_a_note_is_told_where_there_is_one(merged: tuple[Recipe, Report]) -> None:
+    told = list(Page(report_page(*merged, note=" first line\nsecond ")).rows())
+
+    assert told[told.index("Note") + 1] == "first line\nsecond"
+    assert "Note" not in list(Page(report_page(*merged, note=" ")).rows())
+
+
 def test_the_pictures_are_in_the_page_as_they_were_drawn(merged: tuple[Recipe, Report]) -> None:
     given = pictures()
 
@@ -161,7 +168,7 @@ def test_no_text_does_anything(merged: tuple[Recipe, Report], tmp_path: Path) ->
     figure = go.Figure(go.Heatmap(z=[[1]], x=[HOSTILE], y=[HOSTILE], customdata=[[HOSTILE]]))
     plain = Page(report_page(*merged, [Picture("one", figure)]))
 
-    page = Page(report_page(recipe, hostile, [Picture(HOSTILE, figure, HOSTILE)]))
+    page = Page(report_page(recipe, hostile, [Picture(HOSTILE, figure, HOSTILE)], note=HOSTILE))
 
     assert page.tags <= plain.tags | {"bdi", "ul", "li"}
     assert sum(tag == "script" for tag, _ in page.elements) == 3

@@ -1,7 +1,9 @@
-"""A merge of this visit is compared, repeated, reported on, or removed."""
+"""A merge of this visit is compared, repeated, noted on, reported on, or removed."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -14,42 +16,49 @@ from merging.history import differences
 from ui.comparing import known_predictor, predicted
 from ui.downloads import offer
 from ui.errors import notice
-from ui.events import PRIVATE, after
+from ui.events import PRIVATE, QUIET, after
 from ui.figures.effects import DECIDING, DISTANCE, effect_figure
 from ui.forecast import weights_figure
-from ui.history_panel import apart_figure, apart_in_words, changed, choices, listed
-from ui.jobs import announce, stoppable
+from ui.history_panel import apart_figure, apart_in_words, changed, choices, listed, note_of
+from ui.jobs import Job, announce, stoppable
 from ui.measures import RELATIVE
+from ui.merge_panel import bar, progress
 from ui.models_panel import Selection
 from ui.page import Page
 from ui.report_page import Picture, report_page
 from ui.views import draw_norms
 from ui.visit import Visit
+from ui.wires.ends import stopper, wire_end, working
 from ui.wires.recipes import Filling
 
 
 def wire(page: Page, filling: Filling) -> None:
     past, visit = page.past, page.visit
 
-    def on_visit(now: Visit) -> tuple[Any, ...]:
-        return listed(now.history), *choices(now.history)
+    def on_visit(now: Visit, one: int | None, other: int | None, note: str, count: int) -> tuple[Any, ...]:
+        history = now.history
+        if history.count != count and note.strip() == note_of(history, one):
+            one = other = None  # the new merge is chosen, unless a note is being written on another one
+        return listed(history), *choices(history, one, other), history.count
+
+    def on_choose(now: Visit, one: int | None) -> str:
+        return note_of(now.history, one)
+
+    def on_note(now: Visit, one: int | None, note: str) -> Any:
+        if note.strip() == note_of(now.history, one):
+            return gr.skip()
+        try:
+            return replace(now, history=now.history.noted(one or 0, note))
+        except MergeError:
+            return gr.skip()  # it was removed from the list meanwhile
+
+    def on_click(request: gr.Request) -> tuple[Any, Any, str]:
+        announce(request.session_hash or "", "apart")
+        return *working(), bar(0, "Reading headers", "")
 
     def on_compare(request: gr.Request, now: Visit, one: int | None, other: int | None) -> Iterator[tuple[Any, Any]]:
-        if one is None or other is None:
-            return
-        try:
-            first, second = now.history.of(one), now.history.of(other)
-            table = changed(differences(first.recipe, second.recipe), one, other)
-            yield table + notice("Reading both …", "info"), None
-            visitor = request.session_hash or ""
-            announce(visitor, "apart")
-            with stoppable(visitor, "apart") as stop:
-                found = weights_apart(first, second, stop=stop)
-            yield table + apart_in_words(found), apart_figure(found)
-        except MergeStopped:
-            return
-        except MergeError as error:
-            yield notice(str(error)), None
+        with stoppable(request.session_hash or "", "apart") as stop:
+            yield from _compared(now, one or 0, other or 0, stop)
 
     def on_repeat(now: Visit, one: int | None) -> tuple[Any, ...]:
         if one is None:
@@ -62,20 +71,44 @@ def wire(page: Page, filling: Filling) -> None:
         except MergeError as error:
             return now, notice(str(error))
 
-    def on_report(now: Visit, chosen: Selection, one: int | None) -> tuple[str, str] | None:
+    def on_report(now: Visit, chosen: Selection, one: int | None, note: str) -> tuple[str, str] | None:
         if one is None:
             return None
         told = now.history.of(one)
-        text = report_page(told.recipe, told.report, _pictures(chosen, told.recipe), when=told.when)
+        text = report_page(told.recipe, told.report, _pictures(chosen, told.recipe), when=told.when, note=note)
         return f"{told.report.out.name}.html", text
 
-    after(visit.change, on_visit, visit, [past.listed, past.row, past.one, past.other])
-    past.compare.click(
-        on_compare, [visit, past.one, past.other], [past.said, past.apart], show_progress="hidden", **PRIVATE
-    )
+    chosen = [past.one, past.other]
+    after(visit.change, on_visit, [visit, *chosen, past.note, past.count], [past.listed, past.row, *chosen, past.count])
+    after(past.one.change, on_choose, [visit, past.one], past.note)
+    past.note.blur(on_note, [visit, past.one, past.note], visit, **QUIET)
+    ran = past.compare.click(
+        on_click, None, [past.compare, past.stop, past.said], queue=False, show_progress="hidden", **PRIVATE
+    ).then(on_compare, [visit, *chosen], [past.said, past.apart], show_progress="hidden", **PRIVATE)
+    wire_end(ran, past.compare, past.stop, past.said)
+    past.stop.click(stopper("apart"), None, None, queue=False, **PRIVATE)
     past.repeat.click(on_repeat, [visit, past.one], filling.outputs, show_progress="hidden", **PRIVATE)
     past.delete.click(on_delete, [visit, past.one, past.folder], [visit, past.said], show_progress="hidden", **PRIVATE)
-    offer(past.report, on_report, [visit, page.models.selection, past.one], "text/html")
+    offer(past.report, on_report, [visit, page.models.selection, past.one, past.note], "text/html")
+
+
+def _compared(now: Visit, one: int, other: int, stop: threading.Event) -> Iterator[tuple[str, Any]]:
+    """How two merges differ in their recipes at once, and in their weights when they have been read."""
+    table, started = "", time.monotonic()
+    try:
+        first, second = now.history.of(one), now.history.of(other)
+        table = changed(differences(first.recipe, second.recipe), one, other)
+        yield table + bar(0, "Reading headers", ""), None
+        job = Job(lambda tell: weights_apart(first, second, tell, stop))
+        for step in job:
+            yield table + progress(step, time.monotonic() - started), None
+        found = job.result()
+    except MergeStopped:
+        yield table + notice("Stopped.", "info"), None
+    except MergeError as error:
+        yield table + notice(str(error)), None
+    else:
+        yield table + apart_in_words(found), apart_figure(found)
 
 
 def _pictures(chosen: Selection, recipe: Any) -> list[Picture]:

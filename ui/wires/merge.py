@@ -8,6 +8,8 @@ from typing import Any
 import gradio as gr
 
 from merging.errors import MergeError
+from merging.recipe import Recipe
+from merging.report import Report
 from ui.errors import notice
 from ui.events import PRIVATE, QUIET, after
 from ui.folders import fresh_folder, next_folder
@@ -26,21 +28,23 @@ def wire(page: Page) -> None:
         announce(request.session_hash or "", "merge")
         return *working(), "", bar(0, "Waiting for its turn: one merge runs at a time", "")
 
-    def on_run(
-        request: gr.Request, chosen: Selection, output: str, visit: Visit, *values: Any
-    ) -> Iterator[tuple[str, Any]]:
+    def on_run(request: gr.Request, chosen: Selection, output: str, *values: Any) -> Iterator[tuple[str, Any]]:
         try:
             recipe = page.recipe(chosen, values, all_of_them=True) if chosen.base else None
         except MergeError as error:
-            yield notice(str(error)), gr.skip()
+            yield notice(str(error)), None
             return
         for shown, report in run_merge(recipe, output, request.session_hash or ""):
-            yield shown, visit.merged(recipe, report) if recipe and report else gr.skip()
+            yield shown, (recipe, report) if recipe and report else None
+
+    def on_made(visit: Visit, told: tuple[Recipe, Report] | None) -> Any:
+        return visit.merged(*told) if told else gr.skip()
 
     def on_merged(output: str, visit: Visit) -> Any:
         merges = visit.history.merges
         return next_folder(output, merges[-1] if merges else None)
 
+    made = gr.State(None)  # by the last run: the recipe and the report, or nothing
     ran = merging.run.click(
         on_click,
         None,
@@ -50,13 +54,15 @@ def wire(page: Page) -> None:
         **PRIVATE,
     ).then(
         on_run,
-        [selection, merging.output, page.visit, *page.form],
-        [merging.status, page.visit],
+        [selection, merging.output, *page.form],
+        [merging.status, made],
         concurrency_limit=1,
         concurrency_id="merge",
         show_progress="hidden",
         **PRIVATE,
     )
+    # Only now, since the visit may have changed while the merge ran: a note was written, or a merge removed.
+    ran.success(on_made, [page.visit, made], page.visit, show_progress="hidden", **PRIVATE)
     wire_end(ran, merging.run, merging.stop, merging.status)
     fresh = after(page.demo.load, fresh_folder, None, merging.output)
     following = after(page.visit.change, on_merged, [merging.output, page.visit], merging.output)
