@@ -79,7 +79,8 @@ def heading(place: Place, solved: Solved) -> str:
     return (
         f'<div class="lesson-head" data-lesson="{lesson.slug}" data-step="{place.index + 1}">'
         f'<p class="lesson-name">{html.escape(lesson.title)}</p><ol class="lesson-dots">{dots}</ol>'
-        f'<h3>{html.escape(step.title)}</h3><a class="lesson-link" href="{link}">Link to this step</a></div>'
+        f"<h3>{html.escape(step.title)}</h3>"
+        f'<a class="lesson-link" href="{link}" target="_blank" rel="noopener">Link to this step</a></div>'
     )
 
 
