@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from merging.adapter import open_base, open_expert
 from merging.errors import MergeError
 from merging.method import find_method
 from merging.recipe import Recipe
@@ -16,6 +17,7 @@ from merging.removal import remove_merge
 from merging.report import Report
 
 MOST = 100  # merges that are remembered; the oldest is forgotten first
+Stamp = tuple[tuple[str, int, int], ...]  # of a model, see `Checkpoint.stamp`
 LONGEST = 2000  # characters of a note
 
 
@@ -23,13 +25,15 @@ LONGEST = 2000  # characters of a note
 class Past:
     """A merge that was made: its number in the visit, when it was done, what it was made of, and what it came to.
 
-    The note is what the visitor wrote of it.
+    The note is what the visitor wrote of it. `models` are the files of its base and of each expert, by name, size and
+    time, as they were when it was done: none where they were gone by then.
     """
 
     number: int
     when: datetime
     recipe: Recipe
     report: Report
+    models: tuple[Stamp, ...] = ()
     note: str = ""
 
     @property
@@ -66,7 +70,7 @@ class History:
 
     def added(self, recipe: Recipe, report: Report, when: datetime | None = None) -> History:
         """The history with this merge as its last."""
-        past = Past(self.count + 1, when or datetime.now(), recipe, report)
+        past = Past(self.count + 1, when or datetime.now(), recipe, report, _stamps(recipe))
         return History((*self.merges, past)[-MOST:], past.number)
 
     def of(self, number: int) -> Past:
@@ -91,6 +95,16 @@ class History:
         if folder:
             remove_merge(past.report)
         return replace(self, merges=tuple(other for other in self.merges if other is not past))
+
+
+def _stamps(recipe: Recipe) -> tuple[Stamp, ...]:
+    if recipe.base is None:
+        return ()
+    try:
+        base = open_base(recipe.base)
+        return tuple(model.stamp for model in (base, *(open_expert(path, base) for path in recipe.experts)))
+    except (MergeError, OSError):
+        return ()
 
 
 def differences(first: Recipe, second: Recipe) -> list[Change]:

@@ -26,6 +26,7 @@ from merging.recipe import Recipe
 from merging.report import Report
 from merging.sizes import in_words
 from ui.figures.sketch import Sketch
+from ui.report_tables import tables_of
 
 HERE = Path(__file__).parent
 PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
@@ -51,11 +52,13 @@ def report_page(
     found: Preflight | None = None,
     when: datetime | None = None,
     note: str = "",
+    missing: str = "",
 ) -> str:
     """The whole page, as text that UTF-8 can hold, about 5 MB with its pictures.
 
     `found` is what was known before the merge, of which the page tells sizes and memory. Hashes of inputs are read from
-    the result's folder, and are left out where that is gone. `note` is what the visitor wrote of the merge.
+    the result's folder, and are left out where that is gone. `note` is what the visitor wrote of the merge, and
+    `missing` says which pictures there are not.
     """
     title = f"{find_method(recipe.method).title} of {_joined(path.name for path in recipe.experts)}"
     story = _story(report)
@@ -64,7 +67,7 @@ def report_page(
         _section("Note", note.strip() and f'<p class="note">{_text(note.strip())}</p>'),
         _warnings(recipe, report),
         _section("Recipe", f"<pre>{_text(recipe.to_yaml(report.out))}</pre>"),
-        _pictures(pictures),
+        _pictures(pictures, missing),
         _section("What became of every tensor", _fates(report.fates)),
         _section("Times", _times(report)),
         _section("Inputs", _inputs(story)),
@@ -98,17 +101,31 @@ def _section(title: str, content: str) -> str:
     return f"<section><h2>{title}</h2>{content}</section>\n" if content else ""
 
 
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> str:
-    """A table of cells that are HTML already; the columns of these numbers hold numbers."""
+def _table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    numbers: Sequence[int] = (),
+    caption: str = "",
+    named: bool = False,
+) -> str:
+    """A table of cells that are HTML already; the columns of these numbers hold numbers.
 
-    def cell(kind: str, column: int, content: str) -> str:
-        scope = ' scope="col"' if kind == "th" else ""
+    Where rows are `named`, it is by their first cells.
+    """
+
+    def cell(kind: str, column: int, content: str, scope: str = "") -> str:
+        scope = f' scope="{scope}"' if scope else ""
         align = ' class="number"' if column in numbers else ""
         return f"<{kind}{scope}{align}>{content}</{kind}>"
 
-    head = "".join(cell("th", column, _text(content)) for column, content in enumerate(heads))
-    body = "".join(f"<tr>{''.join(cell('td', i, content) for i, content in enumerate(row))}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    def line(row: Sequence[str]) -> str:
+        named_by = [cell("th", 0, content, "row") for content in row[:named]]
+        return "".join(named_by + [cell("td", column, content) for column, content in enumerate(row)][named:])
+
+    head = "".join(cell("th", column, _text(content), "col") for column, content in enumerate(heads))
+    body = "".join(f"<tr>{line(row)}</tr>" for row in rows)
+    told = f"<caption>{_text(caption)}</caption>" if caption else ""
+    return f'<div class="scroll"><table>{told}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _folded(summary: str, content: str) -> str:
@@ -130,15 +147,32 @@ def _warnings(recipe: Recipe, report: Report) -> str:
     return _section("Good to know", f'<ul class="warnings">{told}</ul>' if told else "")
 
 
-def _pictures(pictures: Sequence[Picture]) -> str:
+def _pictures(pictures: Sequence[Picture], missing: str) -> str:
     boxes = "".join(
         f"<figure><figcaption><h3>{_text(picture.title)}</h3>"
         f"{f'<p>{_text(picture.caption)}</p>' if picture.caption else ''}</figcaption>"
         f'<div class="scroll" tabindex="0"><div class="plot" id="plot-{number}" role="img" '
-        f'aria-label="{html.escape(picture.title)}"></div></div></figure>'
+        f'aria-label="{html.escape(picture.title)}"></div></div>{_numbers(picture)}</figure>'
         for number, picture in enumerate(pictures)
     )
-    return _section("Pictures", boxes and f"{boxes}<noscript><p>The pictures are drawn by JavaScript.</p></noscript>")
+    noscript = "<noscript><p>The pictures are drawn by JavaScript. Their numbers stand below each.</p></noscript>"
+    told = f"<p>{_text(missing)}</p>" if missing else ""
+    return _section("Pictures", told + (boxes and boxes + noscript))
+
+
+def _numbers(picture: Picture) -> str:
+    """All that is drawn, as tables for those who cannot see the picture, or want the numbers."""
+    tables = [
+        _table(
+            table.heads,
+            [[_text(cell) for cell in row] for row in table.rows],
+            range(1, len(table.heads)),
+            table.title,
+            named=True,
+        )
+        for table in tables_of(picture.figure)
+    ]
+    return _folded(f"Numbers: {picture.title}", "".join(tables)) if tables else ""
 
 
 def _scripts(pictures: Sequence[Picture]) -> str:

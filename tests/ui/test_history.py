@@ -26,6 +26,8 @@ from tests.conftest import Family, random_tensors, write_model
 from tests.ui.screens import Screen
 from ui.errors import notice
 from ui.history_panel import EMPTY, apart_figure, apart_in_words, changed, choices, listed
+from ui.models_panel import Selection
+from ui.report_pictures import pictures_of
 from ui.visit import Visit
 from ui.wires import history
 
@@ -288,6 +290,47 @@ def test_a_report_of_other_models_has_no_pictures_of_these(there: Screen, tmp_pa
     (told,) = there.fire("history-report")
 
     assert "Merge coefficients" not in told["text"]
+    assert "This report has no pictures: when it was made, the page showed other models than those" in told["text"]
+    assert "<script" not in told["text"]
+
+
+def test_a_report_of_models_that_changed_since_has_no_pictures_of_them(
+    there: Screen, visit: Visit, tmp_path: Path
+) -> None:
+    base, experts = there["base"], there["experts"]
+    write_model(Path(experts[1]), {name: tensor + 1 for name, tensor in random_tensors(2).items()})
+
+    (before,) = there.fire("history-report")  # the page still knows what was merged
+    there.choose(base, experts)
+    (told,) = there.fire("history-report")
+
+    assert "Merge coefficients" in before["text"]
+    assert "Merge coefficients" not in told["text"]
+    assert "the files of expert-2 are not those that were merged, since they changed on disk" in told["text"]
+
+
+def test_a_report_of_models_that_are_not_read_yet_says_so(there: Screen) -> None:
+    chosen = there.state(Selection)
+    there.put(replace(chosen, key=(*chosen.key[:-1], (*chosen.key[-1], "another tokenizer"))))
+
+    (told,) = there.fire("history-report")
+
+    assert "the weights of these models had not been read" in told["text"]
+
+
+def test_what_of_a_merge_cannot_be_drawn_is_told(there: Screen, visit: Visit) -> None:
+    first = visit.history.merges[0]
+    wrong = replace(first, recipe=replace(first.recipe, values={"density": 7}))
+    flat = replace(first, recipe=replace(first.recipe, result="adapter"))
+
+    pictures, missing = pictures_of(there.state(Selection), wrong)
+    _, none = pictures_of(there.state(Selection), flat)
+    all_of_them, nothing = pictures_of(there.state(Selection), first)
+
+    assert [picture.title for picture in pictures] == ["How far each expert is from the base"]
+    assert missing.startswith("What the merge did is not drawn: `density` must be between")
+    assert "knows of no merge of these models into an adapter" in none
+    assert (len(all_of_them), nothing) == (4, "")
 
 
 def test_a_report_of_a_merge_that_is_not_listed_any_more_is_an_error(there: Screen) -> None:
@@ -313,3 +356,4 @@ def test_a_report_of_an_adapter_has_its_coefficients_where_there_are_some(
 
     assert ("Merge coefficients" in told["text"]) == drawn
     assert "How far each expert is from the base" in told["text"]
+    assert ("Coefficients are not drawn: this method mixes the experts" in told["text"]) != drawn

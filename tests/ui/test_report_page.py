@@ -20,8 +20,10 @@ from merging.preflight import check
 from merging.recipe import Recipe
 from merging.report import Report
 from tests.conftest import Family
+from ui.figures.curves import curves_figure
 from ui.plots import coefficients_figure, norms_figure
 from ui.report_page import Picture, report_page
+from ui.report_tables import Table, tables_of
 
 ZOO = Path(__file__).parents[2] / "zoo"
 HOSTILE = """</script><script>alert(1)</script><img src=x onerror=alert(2)>"'&<!--‮"""
@@ -126,6 +128,34 @@ def test_the_pictures_are_in_the_page_as_they_were_drawn(merged: tuple[Recipe, R
     assert [told["id"] for tag, told in page.elements if told.get("class") == "plot"] == ["plot-0", "plot-1"]
     assert "How far each expert moved." in page.text
     assert sum(content == get_plotlyjs() for _, content in page.raw) == 1
+
+
+def test_all_that_is_drawn_stands_in_tables_too(merged: tuple[Recipe, Report]) -> None:
+    names = ("model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight")
+    lines = curves_figure(["0", "1"], {"a<b": [0.25, 1 / 3], "other": [float("nan"), 2.0]}, "‖τ‖ / ‖W₀‖")
+    norms, coefficients, curves = (tables_of(picture.figure) for picture in (*pictures(), Picture("", lines)))
+
+    assert [table.title for table in norms] == ["shakespeare", "shakespeare", "python", "python"]
+    assert norms[0] == Table("shakespeare", ["", "up"], [["layer 0", "0.3"], ["layer 1", "0.5"]])
+    assert norms[1] == Table("shakespeare", ["", "embed"], [["outside the layers", "0.1"]])
+    assert coefficients[0].heads == ["", "shakespeare", "python"]
+    assert coefficients[0].rows == [[names[0], "0.1", "0.2"], [names[1], "0.3", "0.4"], [names[2], "0.5", "no number"]]
+    rows = [["0", "0.25", ""], ["1", "0.33333", "2"]]
+    assert curves == [Table("‖τ‖ / ‖W₀‖", ["layer", "a<b", "other"], rows)]
+
+    text = report_page(*merged, [*pictures(), Picture("Lines", lines)])
+    assert text.count("<details><summary>Numbers: ") == 3
+    assert '<th scope="row">layer 0</th><td class="number">0.3</td>' in text
+    assert '<th scope="col" class="number">a&lt;b</th>' in text
+    assert "<bdi>" in text
+    assert "Their numbers stand below each." in text
+
+
+def test_what_is_missing_of_the_pictures_is_told(merged: tuple[Recipe, Report]) -> None:
+    told = list(Page(report_page(*merged, missing="There are none.")).rows())
+
+    assert told[told.index("Pictures") + 1] == "There are none."
+    assert "Pictures" not in list(Page(report_page(*merged)).rows())
 
 
 def test_nothing_is_fetched(merged: tuple[Recipe, Report]) -> None:

@@ -13,20 +13,16 @@ import gradio as gr
 from merging.apart import weights_apart
 from merging.errors import MergeError, MergeStopped
 from merging.history import differences
-from ui.comparing import known_predictor, predicted
 from ui.downloads import offer
 from ui.errors import notice
 from ui.events import PRIVATE, QUIET, after
-from ui.figures.effects import DECIDING, DISTANCE, effect_figure
-from ui.forecast import weights_figure
 from ui.history_panel import apart_figure, apart_in_words, changed, choices, listed, note_of
 from ui.jobs import Job, announce, stoppable
-from ui.measures import RELATIVE
 from ui.merge_panel import bar, progress
 from ui.models_panel import Selection
 from ui.page import Page
-from ui.report_page import Picture, report_page
-from ui.views import draw_norms
+from ui.report_page import report_page
+from ui.report_pictures import pictures_of
 from ui.visit import Visit
 from ui.wires.ends import stopper, wire_end, working
 from ui.wires.recipes import Filling
@@ -75,7 +71,8 @@ def wire(page: Page, filling: Filling) -> None:
         if one is None:
             return None
         told = now.history.of(one)
-        text = report_page(told.recipe, told.report, _pictures(chosen, told.recipe), when=told.when, note=note)
+        pictures, missing = pictures_of(chosen, told)
+        text = report_page(told.recipe, told.report, pictures, when=told.when, note=note, missing=missing)
         return f"{told.report.out.name}.html", text
 
     chosen = [past.one, past.other]
@@ -109,25 +106,3 @@ def _compared(now: Visit, one: int, other: int, stop: threading.Event) -> Iterat
         yield table + notice(str(error)), None
     else:
         yield table + apart_in_words(found), apart_figure(found)
-
-
-def _pictures(chosen: Selection, recipe: Any) -> list[Picture]:
-    """What the page shows of a merge, where its models are still those on the page."""
-    predictor = known_predictor(chosen)
-    if not predictor or str(recipe.base) != chosen.base or tuple(map(str, recipe.experts)) != chosen.fitting:
-        return []
-    norms = draw_norms(predictor.comparison, chosen.names, RELATIVE)
-    pictures = [Picture("How far each expert is from the base", norms, "Norms of task vectors over those of the base.")]
-    try:
-        found = predicted(chosen, recipe)
-    except MergeError:
-        return pictures
-    makes = known_predictor(chosen, recipe.makes)
-    if not found or not makes:
-        return pictures
-    if weights := weights_figure(found, chosen.names, makes.comparison):
-        pictures.append(Picture("Merge coefficients", weights, "By tensor and expert."))
-    for effect in (DISTANCE, DECIDING):
-        if figure := effect_figure(found, chosen.names, effect):
-            pictures.append(Picture(effect, figure, "Layer by layer."))
-    return pictures
