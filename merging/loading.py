@@ -106,7 +106,7 @@ def _tokenizer(folder: Path, name: str) -> Any:
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except MergeError as error:
         if any((folder / file).is_file() for file in (FILE, *OLDER)):
-            raise
+            raise MergeError(f"{str(error).rstrip('.: ')}. Check its files, or download them again.") from error
         words = f"{name} cannot be asked: there is no tokenizer in {folder}"
         raise MergeError(f"{words}. Put the files of its tokenizer there.") from error
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from merging.adapter import open_base
+from merging.errors import MergeError
 from merging.history import Past, differences
 from merging.recipe import Recipe
 from ui.judging import judged
@@ -64,12 +66,23 @@ def _unwritten(selection: Selection, recipe: Recipe | str, last: Past | None) ->
         return One("merge", name, missing=f"{words}. Choose one in step 1.")
     if isinstance(recipe, str):
         return One("merge", name, missing=recipe)
+    if recipe.makes == "model" and _bare(selection.base):
+        words = "The base has no config.json, so the merge has none, and cannot be asked"
+        return One("merge", name, missing=f"{words}. Choose a model folder as the base.")
     if recipe.makes == "model":
         return One("merge", name, recipe, recipe=recipe)
     if last and same(last.recipe, recipe):
         return _written(last)
     words = "The merge as it stands makes an adapter, which is asked from its folder"
     return One("merge", name, missing=f"{words}. Write it in step 3, or let it make a model.")
+
+
+def _bare(base: str) -> bool:
+    """Whether a base has no config; one that cannot be read says so when it is asked itself."""
+    try:
+        return not open_base(base).config
+    except (MergeError, OSError):
+        return False
 
 
 def _written(last: Past | None) -> One:

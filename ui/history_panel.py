@@ -81,20 +81,18 @@ def listed(history: History) -> str:
     )
 
 
-def choices(history: History, one: int | None = None, other: int | None = None) -> tuple[Any, Any, Any]:
-    """What can be chosen in the list, and whether there is anything.
+def chosen(history: History, one: int | None, other: int | None) -> tuple[int | None, int | None]:
+    """The two that stay chosen while they are listed; else the last merge, compared with the one before it."""
+    numbers = [past.number for past in reversed(history.merges)]
+    last = numbers[0] if numbers else None
+    before = numbers[1] if len(numbers) > 1 else last
+    return one if one in numbers else last, other if other in numbers else before
 
-    What was chosen stays so while it is listed; else it is the last merge, compared with the one before it.
-    """
+
+def choices(history: History, one: int | None, other: int | None) -> tuple[Any, Any, Any]:
+    """What can be chosen in the list, with these two chosen, and whether there is anything."""
     titles = [(f"{past.number}. {past.method} at {past.when:%H:%M}", past.number) for past in reversed(history.merges)]
-    first = titles[0][1] if titles else None
-    second = titles[1][1] if len(titles) > 1 else first
-    there = {number for _, number in titles}
-    return (
-        gr.Column(visible=bool(titles)),
-        gr.Dropdown(titles, value=one if one in there else first),
-        gr.Dropdown(titles, value=other if other in there else second),
-    )
+    return gr.Column(visible=bool(titles)), gr.Dropdown(titles, value=one), gr.Dropdown(titles, value=other)
 
 
 def note_of(history: History, one: int | None) -> str:

@@ -34,11 +34,16 @@ def test_merges_of_a_visit_are_compared_repeated_reported_and_deleted(
     expect(rows).to_have_count(2)
     expect(rows.first).to_contain_text("TIES-Merging")
 
+    note = visit.locator("#history-note textarea")
+    note.fill("nearer to the base\nthan FroM")
     visit.locator("#history-compare").click()
+    expect(rows.first.locator(".note")).to_have_text("nearer to the base than FroM")
     drawn(visit, "#history-apart")
     said = visit.locator("#history-said")
     expect(said).to_contain_text("‖A − B‖ is")
     expect(said.locator("tr").filter(has_text="merge_method")).to_contain_text("from")
+    expect(visit.locator("#history-compare")).to_be_enabled()
+    expect(visit.locator("#history-stop")).to_be_disabled()
     assert figure(visit, "#history-apart")[0]["name"] == "A − B"
     assert numbers(visit, "#history-apart")[0][0] == "A − B"
 
@@ -52,6 +57,7 @@ def test_merges_of_a_visit_are_compared_repeated_reported_and_deleted(
     reader.on("request", lambda request: strays.append(request.url))
     reader.goto(report.as_uri())
     expect(reader.locator("body")).to_contain_text("TIES-Merging")
+    expect(reader.locator("p.note")).to_have_text("nearer to the base than FroM")
     for number in range(2):
         expect(reader.locator(f"#plot-{number} .heatmaplayer image").first).to_be_attached()
     assert [url for url in strays if not url.startswith(("data:", "blob:"))] == [report.as_uri()]
@@ -59,6 +65,7 @@ def test_merges_of_a_visit_are_compared_repeated_reported_and_deleted(
 
     visit.locator("#history-one input").click()
     visit.get_by_role("option", name="1. FroM").click()
+    expect(note).to_have_value("")
     visit.locator("#history-repeat").click()
     expect(visit.locator("#method").get_by_label("FroM", exact=True)).to_be_checked()
     visit.locator("#history-folder").get_by_role("checkbox").check()

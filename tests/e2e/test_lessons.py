@@ -39,6 +39,12 @@ def test_a_learner_follows_a_link_sets_up_checks_and_goes_on(watched: Page, app_
     expect(verdict.locator(".notice.good")).to_contain_text("At λ = 0.45")
     expect(head.locator(".lesson-dots .done")).to_have_count(1)
 
+    with page.expect_popup() as caught:
+        head.locator(".lesson-link").click()
+    expect(caught.value.locator("#lesson-head h3")).to_have_text("A longer step")
+    caught.value.close()
+    expect(page.locator("#task_arithmetic-lambda input[type=number]")).to_have_value("0.45")
+
     page.locator("#lesson-next").click()
     expect(head.locator("h3")).to_have_text("Too far")
     expect(page).to_have_url(re.compile(r"lesson=averaging&step=5"))

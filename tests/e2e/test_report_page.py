@@ -61,6 +61,10 @@ def test_a_report_shows_its_pictures_offline(page: Page, tmp_path: Path) -> None
         expect(page.get_by_role("heading", name=HOSTILE)).to_be_visible()
         page.screenshot(path=tmp_path / f"report-{scheme}.png", full_page=True)
 
+    tables = page.locator("figure").nth(1).locator("details")
+    tables.locator("summary").click()
+    expect(tables.get_by_role("columnheader", name="python")).to_be_visible()
+    expect(tables.get_by_role("rowheader", name="model.layers.0.mlp.up_proj.weight")).to_be_visible()
     page.emulate_media(color_scheme="light")  # drawn again, without loading anything
     expect(page.locator("#plot-0 .xaxislayer-above text").first).to_have_css("fill", "rgb(30, 41, 59)")
     page.set_viewport_size({"width": 400, "height": 800})

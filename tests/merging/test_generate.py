@@ -207,7 +207,8 @@ def test_without_a_config_or_a_tokenizer_a_model_says_which_is_missing(tmp_path:
 
     assert alone(bare, bare) == "bare has no config.json. Choose a model folder."
     assert alone(mute, mute).startswith(f"mute cannot be asked: there is no tokenizer in {mute}. Put")
-    assert alone(torn).startswith(f"The tokenizer in {torn} could not be loaded")
+    assert alone(torn).startswith(f"The tokenizer in {torn} could not be loaded: ")
+    assert alone(torn).endswith(". Check its files, or download them again.")
     assert alone(bare) == alone(mute) == ""  # which the base has
 
 

@@ -25,7 +25,7 @@ from tests.adapters import random_adapter
 from tests.conftest import Family, random_tensors, write_model
 from tests.ui.screens import Screen
 from ui.errors import notice
-from ui.history_panel import EMPTY, apart_figure, apart_in_words, changed, choices, listed
+from ui.history_panel import EMPTY, apart_figure, apart_in_words, changed, choices, chosen, listed
 from ui.models_panel import Selection
 from ui.report_pictures import pictures_of
 from ui.visit import Visit
@@ -89,8 +89,8 @@ def test_notes_stand_in_the_list_and_escaped(visit: Visit) -> None:
 
 
 def test_the_last_two_are_chosen_to_be_compared(visit: Visit) -> None:
-    row, one, other = choices(visit.history)
-    hidden, none, nobody = choices(Visit().history)
+    row, one, other = choices(visit.history, *chosen(visit.history, None, None))
+    hidden, none, nobody = choices(Visit().history, *chosen(Visit().history, None, None))
 
     assert (row.visible, one.value, other.value) == (True, 2, 1)
     assert [value for _, value in one.choices] == [2, 1]
@@ -98,11 +98,8 @@ def test_the_last_two_are_chosen_to_be_compared(visit: Visit) -> None:
 
 
 def test_what_is_chosen_stays_chosen_while_it_is_listed(visit: Visit) -> None:
-    _, one, other = choices(visit.history, 1, 2)
-    _, gone, kept = choices(visit.history.without(2), 2, 1)
-
-    assert (one.value, other.value) == (1, 2)
-    assert (gone.value, kept.value) == (1, 1)
+    assert chosen(visit.history, 1, 2) == (1, 2)
+    assert chosen(visit.history.without(2), 2, 1) == (1, 1)
 
 
 def test_changes_stand_side_by_side_and_escaped() -> None:
@@ -173,6 +170,15 @@ def test_a_comparison_tells_how_far_it_is_and_can_be_stopped(
     assert there["history-said"].endswith(notice("Stopped.", "info"))
 
 
+def test_a_merge_is_not_compared_with_itself(there: Screen) -> None:
+    there["history-other"] = 2
+
+    there.fire("history-compare")
+
+    assert "Both are merge 2. Choose another one" in there["history-said"]
+    assert there["history-apart"] is None
+
+
 def test_a_comparison_says_which_merge_is_gone(there: Screen, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "out-1")
 
@@ -183,7 +189,7 @@ def test_a_comparison_says_which_merge_is_gone(there: Screen, tmp_path: Path) ->
 
 
 def test_a_note_is_kept_with_its_merge_and_goes_into_its_report(there: Screen) -> None:
-    there.fire("history-one", "change")
+    there.fire("history-one", "input")
     assert there["history-note"] == ""
 
     there["history-note"] = "Too <short>."
@@ -195,7 +201,7 @@ def test_a_note_is_kept_with_its_merge_and_goes_into_its_report(there: Screen) -
     assert "<h2>Note</h2>" in told["text"]
     assert "Too &lt;short&gt;." in told["text"]
     there["history-one"] = 1
-    there.fire("history-one", "change")
+    there.fire("history-one", "input")
     assert there["history-note"] == ""
     (told,) = there.fire("history-report")
     assert "<h2>Note</h2>" not in told["text"]
@@ -219,11 +225,20 @@ def test_a_new_merge_is_chosen_unless_a_note_is_being_written(there: Screen, vis
         there._changed(there._state(Visit))
         return there["history-one"], there["history-other"]
 
+    there["history-note"] = "kept"
+    there.fire("history-note", "blur")
     assert merged() == (3, 2)
+    assert there["history-note"] == ""
     there["history-note"] = "half a sen"
     assert merged() == (3, 2)
-    there["history-note"] = ""
+    assert there["history-note"] == "half a sen"
+    there.fire("history-note", "blur")
     assert merged() == (5, 4)
+    there["history-folder"] = False
+    for number in (5, 4):
+        assert there["history-one"] == number
+        there.fire("history-delete")
+    assert (there["history-one"], there["history-note"]) == (3, "half a sen")
 
 
 def test_what_is_noted_while_a_merge_runs_is_kept(there: Screen, visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:

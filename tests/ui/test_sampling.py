@@ -157,6 +157,18 @@ def test_without_a_merge_it_is_said_which_is_missing(merging: Recipe, tmp_path: 
     assert (written.name, written.source, written.recipe) == ("merge: out", tmp_path / "out", merging)
 
 
+def test_a_base_without_a_config_is_told_before_anything_is_merged(
+    merging: Recipe, spoken: list[list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert merging.base
+    (merging.base / "config.json").unlink()
+    monkeypatch.setattr(sample_panel, "merged_in_memory", None)
+
+    *_, (shown, _) = run_sample(asked_with(merging), FIELDS, "someone")
+
+    assert "The base has no config.json, so the merge has none, and cannot be asked." in shown
+
+
 def test_an_adapter_is_asked_from_its_folder_alone(tmp_path: Path) -> None:
     base = write_model(tmp_path / "base", random_tensors(0))
     shapes = {"model.layers.0.mlp.up_proj": (6, 4)}

@@ -16,7 +16,7 @@ from merging.history import differences
 from ui.downloads import offer
 from ui.errors import notice
 from ui.events import PRIVATE, QUIET, after
-from ui.history_panel import apart_figure, apart_in_words, changed, choices, listed, note_of
+from ui.history_panel import apart_figure, apart_in_words, changed, choices, chosen, listed, note_of
 from ui.jobs import Job, announce, stoppable
 from ui.merge_panel import bar, progress
 from ui.models_panel import Selection
@@ -35,7 +35,9 @@ def wire(page: Page, filling: Filling) -> None:
         history = now.history
         if history.count != count and note.strip() == note_of(history, one):
             one = other = None  # the new merge is chosen, unless a note is being written on another one
-        return listed(history), *choices(history, one, other), history.count
+        before, (one, other) = one, chosen(history, one, other)
+        noted = gr.skip() if one == before else note_of(history, one)
+        return listed(history), *choices(history, one, other), noted, history.count
 
     def on_choose(now: Visit, one: int | None) -> str:
         return note_of(now.history, one)
@@ -67,21 +69,21 @@ def wire(page: Page, filling: Filling) -> None:
         except MergeError as error:
             return now, notice(str(error))
 
-    def on_report(now: Visit, chosen: Selection, one: int | None, note: str) -> tuple[str, str] | None:
+    def on_report(now: Visit, selection: Selection, one: int | None, note: str) -> tuple[str, str] | None:
         if one is None:
             return None
         told = now.history.of(one)
-        pictures, missing = pictures_of(chosen, told)
+        pictures, missing = pictures_of(selection, told)
         text = report_page(told.recipe, told.report, pictures, when=told.when, note=note, missing=missing)
         return f"{told.report.out.name}.html", text
 
-    chosen = [past.one, past.other]
-    after(visit.change, on_visit, [visit, *chosen, past.note, past.count], [past.listed, past.row, *chosen, past.count])
-    after(past.one.change, on_choose, [visit, past.one], past.note)
+    both, noted = [past.one, past.other], [past.note, past.count]
+    after(visit.change, on_visit, [visit, *both, *noted], [past.listed, past.row, *both, *noted])
+    past.one.input(on_choose, [visit, past.one], past.note, **QUIET)
     past.note.blur(on_note, [visit, past.one, past.note], visit, **QUIET)
     ran = past.compare.click(
         on_click, None, [past.compare, past.stop, past.said], queue=False, show_progress="hidden", **PRIVATE
-    ).then(on_compare, [visit, *chosen], [past.said, past.apart], show_progress="hidden", **PRIVATE)
+    ).then(on_compare, [visit, *both], [past.said, past.apart], show_progress="hidden", **PRIVATE)
     wire_end(ran, past.compare, past.stop, past.said)
     past.stop.click(stopper("apart"), None, None, queue=False, **PRIVATE)
     past.repeat.click(on_repeat, [visit, past.one], filling.outputs, show_progress="hidden", **PRIVATE)
@@ -92,6 +94,9 @@ def wire(page: Page, filling: Filling) -> None:
 def _compared(now: Visit, one: int, other: int, stop: threading.Event) -> Iterator[tuple[str, Any]]:
     """How two merges differ in their recipes at once, and in their weights when they have been read."""
     table, started = "", time.monotonic()
+    if one == other:
+        yield notice(f"Both are merge {one}. Choose another one to compare it with.", "info"), None
+        return
     try:
         first, second = now.history.of(one), now.history.of(other)
         table = changed(differences(first.recipe, second.recipe), one, other)
