@@ -52,14 +52,16 @@ def load(checkpoint: Checkpoint, base: Checkpoint, size: int) -> Loaded:
     with _told_of(checkpoint.name):
         config = AutoConfig.from_pretrained(own.folder, local_files_only=True, trust_remote_code=False)
         if checkpoint.config and not checkpoint.adapter and _usual(checkpoint):
-            model = AutoModelForCausalLM.from_pretrained(
+            found: Any = AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder,
                 config=config,
                 dtype=dtype,
                 local_files_only=True,
                 trust_remote_code=False,
                 use_safetensors=True,
+                output_loading_info=True,
             )
+            model = _whole(*found)
         else:
             model = _of_tensors(config, {name: checkpoint.tensor(name) for name in checkpoint.entries}, dtype)
     home = checkpoint if (checkpoint.folder / SETTINGS).is_file() else base
@@ -94,7 +96,15 @@ def _of_tensors(config: Any, tensors: dict[str, Any], dtype: Any) -> Any:
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    return kind.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype)
+    return _whole(*kind.from_pretrained(None, config=config, state_dict=tensors, dtype=dtype, output_loading_info=True))
+
+
+def _whole(model: Any, told: dict[str, Any]) -> Any:
+    """The model; ValueError where some of its tensors are missing, which transformers would draw at random."""
+    if missing := sorted(told["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ValueError(f"its config asks for `{missing[0]}`{more}, which it does not hold.")
+    return model
 
 
 def _tokenizer(folder: Path, name: str) -> Any:

@@ -239,3 +239,16 @@ def test_what_is_computed_between_two_tokens_is_computed_as_ever() -> None:
     number = torch.ones(1, requires_grad=True)
 
     assert (2 * number).requires_grad
+
+
+def test_a_model_of_which_tensors_are_missing_is_not_filled_at_random(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(EXPERT, tmp_path / "part"))
+    tensors = load_file(folder / "model.safetensors")
+    lost = "model.layers.2.mlp.up_proj.weight"
+    del tensors[lost]
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    *_, told = answers([folder, EXPERT], BASE, Ask("The ", temperature=0, length=2))
+
+    assert told[0].error == f"part could not be loaded: its config asks for `{lost}`, which it does not hold."
+    assert told[1].text
