@@ -100,3 +100,23 @@ def test_a_refusal_names_the_tensor_that_it_is_about(models: list[dict[str, torc
 
     with pytest.raises(MergeError, match=f"^The experts cancel out in `{NAMES[4]}`"):
         predictor(paths).predict(some.settings())
+
+
+def test_torch_wakes_no_other_threads_for_a_few_numbers(
+    models: list[dict[str, torch.Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, seen, outcome = torch.get_num_threads(), list[int](), Method.outcome
+    known, some = (
+        predictor(written(models, tmp_path)),
+        recipe(METHODS["karcher"], [tmp_path / str(n) for n in range(4)]),
+    )
+    monkeypatch.setattr(
+        Method, "outcome", lambda self, *told: seen.append(torch.get_num_threads()) or outcome(self, *told)
+    )
+    torch.set_num_threads(2)
+    try:
+        known.predict(some.settings())
+        assert {*seen} == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(own)
