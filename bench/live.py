@@ -86,8 +86,10 @@ def drawn(param: Param, chance: random.Random, rules: bool) -> Any:
         return chance.random() < 0.5
     if param.kind == "choice":
         return chance.choice(param.choices)
-    number = chance.uniform(param.low, param.high)
-    return [number, chance.uniform(param.low, param.high)] if rules and not param.optional else number
+    one, other = (chance.uniform(param.low, param.high) for _ in range(2))
+    if param.counts:
+        return round(one)
+    return [one, other] if rules and not param.optional else one
 
 
 def settings(method: Method, experts: int, chance: random.Random, rules: bool) -> Iterator[Any]:

@@ -106,6 +106,21 @@ def _one_thread_each() -> None:
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, torch does this thread's work in it: waking others takes longer than work on small tensors.
+
+    For milliseconds, since no crew begins or ends meanwhile: it would take the one thread for what torch had.
+    """
+    with _counting:
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+
+@contextmanager
 def crew(workers: int, stop: threading.Event | None) -> Iterator[Crew]:
     """A crew that goes home at the end; the last of those at work leaves torch its threads."""
     with _counting:

@@ -24,35 +24,39 @@ TINY = 1e-8  # the norm below which a tensor has no direction
 class Gram:
     """The inner products of base and task vectors; of zeros and the experts where the base does not enter.
 
-    What follows from them is kept: while a slider moves, they are those of every redraw.
+    Those of one tensor, or of several, whose axis is then in front of all that follows.
     """
 
-    products: Tensor  # (1 + experts, 1 + experts), float64
+    products: Tensor  # (..., 1 + experts, 1 + experts), float64
 
     @cached_property
     def vectors(self) -> Tensor:
-        """Of what is merged, (experts, experts): the task vectors, or the experts themselves."""
-        return self.products[1:, 1:]
+        """Of what is merged, (..., experts, experts): the task vectors, or the experts themselves."""
+        return self.products[..., 1:, 1:]
 
     @cached_property
     def norms(self) -> Tensor:
-        """The lengths of what is merged, (experts)."""
-        return self.vectors.diagonal().sqrt()
+        """The lengths of what is merged, (..., experts)."""
+        return self.vectors.diagonal(dim1=-2, dim2=-1).sqrt()
 
     @cached_property
     def cosine(self) -> Tensor:
-        """Of the base and the first expert, (); 0 where one of them has no direction."""
-        norms = self.models.diagonal()[:2].sqrt()
-        return self.models[0, 1] / torch.where(norms > TINY, norms, 1.0).prod()
+        """Of the base and the first expert, (...); 0 where one of them has no direction."""
+        norms = self.models.diagonal(dim1=-2, dim2=-1)[..., :2].sqrt()
+        return self.models[..., 0, 1] / torch.where(norms > TINY, norms, 1.0).prod(-1)
 
     @cached_property
     def models(self) -> Tensor:
-        """Of the base and the experts, (1 + experts, 1 + experts)."""
-        with_base = self.products[0].clone()
-        with_base[0] = 0  # W_i = W_0 + tau_i, where tau_0 is 0; so <W_i, W_j> is a sum of four products
+        """Of the base and the experts, (..., 1 + experts, 1 + experts)."""
+        with_base = self.products[..., 0, :].clone()
+        with_base[..., 0] = 0  # W_i = W_0 + tau_i, where tau_0 is 0; so <W_i, W_j> is a sum of four products
         moved = self.products.clone()
-        moved[0] = moved[:, 0] = 0
-        return self.products[0, 0] + with_base[:, None] + with_base + moved
+        moved[..., 0, :] = moved[..., :, 0] = 0
+        return self.products[..., :1, :1] + with_base[..., :, None] + with_base[..., None, :] + moved
+
+    def length(self, values: Tensor) -> Tensor:
+        """How long the sum of what is merged is, (...), each of it multiplied by a number, (..., experts)."""
+        return inner(values, self.vectors, values).clamp(min=0).sqrt()
 
 
 def gram(groups: Groups) -> Gram:
@@ -61,6 +65,11 @@ def gram(groups: Groups) -> Gram:
     if not found.isfinite().all():
         raise NotFiniteError
     return Gram(found)
+
+
+def inner(one: Tensor, products: Tensor, other: Tensor) -> Tensor:
+    """The inner product of two sums of vectors, (...), by what multiplies each, (..., n), and their own products."""
+    return ((one[..., None, :] @ products)[..., 0, :] * other).sum(-1)
 
 
 def products(group: Group) -> Tensor:

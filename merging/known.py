@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from merging.compare import Comparison
+from merging.errors import MergeError
 from merging.gram import Gram, products
 from merging.groups import Group, Groups
 from merging.lazy import torch
@@ -43,25 +44,26 @@ def coefficients(
     steps = torch.full((tensors, 1 + experts), torch.nan, dtype=torch.float64)
     found = Coefficients(weights, steps, {}, {})
     kinds: dict[tuple[int, ...], list[int]] = {}
-    for index, some in enumerate(values):
+    for index, (has, some) in enumerate(zip(comparison.has.tolist(), values, strict=True)):
         if some:
-            kinds.setdefault(tuple(comparison.has[index].nonzero().flatten().tolist()), []).append(index)
+            kinds.setdefault(tuple(expert for expert, there in enumerate(has) if there), []).append(index)
     for which, indices in kinds.items():
-        outcomes = _outcomes(method, values, depth, based, comparison, which, indices, surveys)
-        known = [index for index in indices if not isinstance(outcomes[index], Whole)]
-        found.wholes.update({index: outcome for index, outcome in outcomes.items() if isinstance(outcome, Whole)})
+        alike = _Alike(method, based, comparison, which, surveys)
+        outcomes = list(alike.outcomes(values, depth, indices))
+        found.wholes.update({index: told for some, told in outcomes if isinstance(told, Whole) for index in some})
+        known = [(some, told) for some, told in outcomes if not isinstance(told, Whole)]
         if not known:
             continue
-        rows = torch.tensor(known)[:, None]
-        own = torch.stack([outcomes[index].values for index in known]).double()
-        of_base = torch.tensor([_of_base(outcomes[index]) for index in known], dtype=torch.float64)
-        weights[rows, torch.tensor(which)] = own
-        steps[known] = 0.0
-        steps[rows, 1 + torch.tensor(which)] = own
-        steps[known, 0] = torch.where(of_base.isnan(), own.sum(1), of_base) - 1
-        for index in known:
-            if isinstance(outcomes[index], FactorCoefficients):
-                steps[index], found.why[index] = torch.nan, MIXED
+        rows = torch.tensor([index for some, _ in known for index in some])
+        own = torch.cat([told.values.double().expand(len(some), len(which)) for some, told in known])
+        of_base = torch.cat([_of_base(told).expand(len(some)) for some, told in known])
+        weights[rows[:, None], torch.tensor(which)] = own
+        steps[rows] = 0.0
+        steps[rows[:, None], 1 + torch.tensor(which)] = own
+        steps[rows, 0] = torch.where(of_base.isnan(), own.sum(1), of_base) - 1
+        mixed = [index for some, told in known if isinstance(told, FactorCoefficients) for index in some]
+        steps[mixed] = torch.nan
+        found.why.update(dict.fromkeys(mixed, MIXED))
     return found
 
 
@@ -70,55 +72,83 @@ def lengths(steps: Tensor, models: Tensor) -> Tensor:
     return torch.einsum("ti,tij,tj->t", steps, models.nan_to_num(), steps).clamp(min=0).sqrt()
 
 
-def _of_base(outcome: Any) -> float:
+def _of_base(outcome: Any) -> Tensor:
     """What multiplies the base, beside what comes with the task vectors; NaN where the experts bring it along."""
-    return float(outcome.base) if isinstance(outcome, TaskCoefficients) else torch.nan
+    told = outcome.base if isinstance(outcome, TaskCoefficients) else torch.nan
+    return torch.as_tensor(told, dtype=torch.float64)
 
 
-def _outcomes(
-    method: Method,
-    values: Sequence[dict[str, Any]],
-    depth: Sequence[float],
-    based: bool,
-    comparison: Comparison,
-    which: tuple[int, ...],
-    indices: list[int],
-    surveys: dict[Any, Any],
-) -> dict[int, Any]:
-    """The outcome of each of these tensors, which the same experts have; made once for those that are alike."""
-    group = Group("", torch.zeros(0), torch.zeros(len(which), 0))
-    group.based = based
-    places = torch.tensor([0, *(1 + index for index in which)])
-    models = comparison.products.nan_to_num()[:, places[:, None], places]
-    squares = comparison.squares.nan_to_num()[:, list(which)]
-    tensorwise = method.survey is not None and values[indices[0]].get("scope") == "tensor"
-    survey = None
-    if method.survey and not tensorwise:
-        survey = method.look(_Known(models.sum(0), squares.sum(0), based), values[indices[0]])
-    told = dict[int, tuple[Any, ...]]()
-    asked, made, found = accepted(method.function, dict.fromkeys(ASKED)), dict[Any, Any](), dict[int, Any]()
-    for index in indices:
-        _turn(group, comparison, index, depth[index])
-        some = values[index]
-        if tensorwise:
-            if id(some) not in told:
-                told[id(some)] = method.name, based, str(accepted(method.survey, some)) if method.survey else ""
-            key = *told[id(some)], index
-            if key not in surveys:
-                surveys[key] = method.look(_Known(models[index], squares[index], based), some)
-            found[index] = method.outcome(group, surveys[key], some)
-            continue
-        key = id(some), *(getattr(group, name) for name in asked if name not in ("base", "experts"))
-        if key not in made:
-            made[key] = method.outcome(group, survey, some)
-        found[index] = made[key]
-    return found
+class _Alike:
+    """The tensors that the same experts have, of which a method is asked as seldom as it can be."""
+
+    def __init__(
+        self, method: Method, based: bool, comparison: Comparison, which: tuple[int, ...], surveys: dict[Any, Any]
+    ) -> None:
+        self.method, self.based, self.comparison, self.which, self.surveys = method, based, comparison, which, surveys
+        places = torch.tensor([0, *(1 + index for index in which)])
+        self.models = comparison.products.nan_to_num()[:, places[:, None], places]
+        self.squares = comparison.squares.nan_to_num()[:, list(which)]
+        self.group = Group("", torch.zeros(0), torch.zeros(len(which), 0))
+        self.group.based = based
+
+    def outcomes(
+        self, values: Sequence[dict[str, Any]], depth: Sequence[float], indices: list[int]
+    ) -> Iterator[tuple[list[int], Any]]:
+        """Tensors, and the outcome of all of them: one for each, or one that they share."""
+        first = values[indices[0]]
+        tensorwise = self.method.survey is not None and first.get("scope") == "tensor"
+        survey = (
+            None if tensorwise else self.method.look(_Known(self.models.sum(0), self.squares.sum(0), self.based), first)
+        )
+        # The name is there for words alone where each tensor has a survey.
+        told = {"base", "experts", *(["name"] if tensorwise else [])}
+        asked = [name for name in accepted(self.method.function, dict.fromkeys(ASKED)) if name not in told]
+        batches: dict[Any, list[int]] = {}
+        for index in indices:
+            self._turn(index, depth[index])
+            key = id(values[index]), *(getattr(self.group, name) for name in asked)
+            batches.setdefault(key, []).append(index)
+        for some in batches.values():
+            self._turn(some[0], depth[some[0]])
+            mine = values[some[0]]
+            if tensorwise:
+                yield from self._surveyed(some, depth, mine)
+            else:
+                yield some, self.method.outcome(self.group, survey, mine)
+
+    def _surveyed(self, some: list[int], depth: Sequence[float], values: dict[str, Any]) -> Iterator[tuple[Any, Any]]:
+        """The outcome of tensors that differ in what a survey says of each, and in nothing else."""
+        surveys = self._surveys(some, values)
+        try:
+            yield some, self.method.outcome(self.group, _stacked(surveys), values)
+        except MergeError:  # it has something against one of them, which it names
+            for index, survey in zip(some, surveys, strict=True):
+                self._turn(index, depth[index])
+                yield [index], self.method.outcome(self.group, survey, values)
+
+    def _surveys(self, some: list[int], values: dict[str, Any]) -> list[Any]:
+        """What the survey says of each of these tensors on its own."""
+        assert self.method.survey
+        told = self.method.name, self.based, str(accepted(self.method.survey, values))
+        for index in some:
+            if (told, index) not in self.surveys:
+                known = _Known(self.models[index], self.squares[index], self.based)
+                self.surveys[told, index] = self.method.look(known, values)
+        return [self.surveys[told, index] for index in some]
+
+    def _turn(self, index: int, depth: float) -> None:
+        """Make the group, which has no entries, that of another tensor."""
+        group, known = self.group, self.comparison
+        group.name, group.axes, group.depth = known.names[index], known.shapes[index], depth
+        group.matrix, group.factored = len(group.axes) >= 2, bool(known.factored[index])
 
 
-def _turn(group: Group, comparison: Comparison, index: int, depth: float) -> None:
-    """Make the group, which has no entries, that of another tensor."""
-    group.name, group.axes, group.depth = comparison.names[index], comparison.shapes[index], depth
-    group.matrix, group.factored = len(group.axes) >= 2, bool(comparison.factored[index])
+def _stacked(surveys: list[Any]) -> Any:
+    """What is said of each of several tensors as if it were one survey, with an axis for these in front."""
+    first = surveys[0]
+    if isinstance(first, Gram):
+        return Gram(torch.stack([survey.products for survey in surveys]))
+    return torch.stack(surveys) if isinstance(first, torch.Tensor) else first
 
 
 class _Known(Groups):

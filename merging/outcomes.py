@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from merging.groups import Group
 from merging.lazy import torch
@@ -16,16 +16,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TaskCoefficients:
-    """The merge is `base` times the base model plus the sum of `values` times the task vectors."""
+    """The merge is `base` times the base model plus the sum of `values` times the task vectors.
+
+    Where a survey is one of several tensors, `values` has an axis for these in front, and so have the others' below.
+    """
 
     values: Tensor  # (experts)
-    base: float = 1.0
+    base: Any = 1.0  # a number; a list of them for several tensors
     note: str = ""  # what is odd about them, as half a sentence for the user
 
     def merged(self, group: Group) -> Tensor:
         step = _weighted_sum(self.values, group.tau, "weighted task vectors")
         tell("merged task vector", lambda: step + (self.base - 1) * group.base, "entry")
-        return self.base * group.base + step
+        merged: Tensor = self.base * group.base + step
+        return merged
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from merging import counts as counting
 from merging import known, tried, wholes
 from merging.compare import QUICK, Comparison, Probe
+from merging.crew import one_thread
 from merging.errors import MergeError
 from merging.lazy import torch
 from merging.pace import Pace
@@ -55,15 +56,17 @@ class Predictor:
         if method.entrywise:
             return self._tried(settings, values, quick, why)
         _, depth = self._depths
-        found = known.coefficients(
-            method,
-            values,
-            [depth[name] for name in self.comparison.names],
-            settings.with_base,
-            self.comparison,
-            self._surveys,
-        )
-        return self._known(settings, found, quick, {**why, **found.why})
+        with one_thread():
+            found = known.coefficients(
+                method,
+                values,
+                [depth[name] for name in self.comparison.names],
+                settings.with_base,
+                self.comparison,
+                self._surveys,
+            )
+            norms = known.lengths(found.steps, self.comparison.products)
+        return self._known(settings, found, norms, quick, {**why, **found.why})
 
     def _check(self, settings: Settings) -> None:
         method, experts = settings.method, len(self.comparison.experts)
@@ -140,12 +143,13 @@ class Predictor:
             moved=_scaled(counts, self.sizes),
         )
 
-    def _known(self, settings: Settings, found: known.Coefficients, quick: bool, why: dict[int, str]) -> Prediction:
+    def _known(
+        self, settings: Settings, found: known.Coefficients, norms: Tensor, quick: bool, why: dict[int, str]
+    ) -> Prediction:
         """What a method does that has one number per expert and tensor, or makes a tensor as a whole."""
         comparison = self.comparison
         sample = self._sample(self.soonest if quick else self.at_hand)
         moves = comparison.norms > 0
-        norms = known.lengths(found.steps, comparison.products)
         if quick:
             why |= dict.fromkeys(found.wholes, wholes.LATER)
         else:

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 
+from merging import METHODS
 from merging.adapter import open_base, open_expert
 from merging.plan import plan
 
@@ -80,3 +82,28 @@ def test_the_live_figures_tell_from_how_much_they_were_estimated() -> None:
     assert (rows[2][0], rows[2][-1]) == ("FroM", "exact")
     assert rows[3][0] == "TIES-Merging"
     assert 0 < float(rows[3][-1].rstrip("%")) <= 100
+
+
+def test_the_page_is_measured_by_what_slides_first_of_each_method(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "bench"))
+    spec = spec_from_file_location("bench_of_the_page", ROOT / "bench" / "ui.py")
+    assert spec
+    assert spec.loader
+    page = module_from_spec(spec)
+    spec.loader.exec_module(page)
+
+    sliders = {name: found and found[0] for name in page.KNOWN for found in [page.slider_of(METHODS[name])]}
+
+    assert sliders["from"] == "#from-k input[type=range]"
+    assert sliders["task_arithmetic"] == "#task_arithmetic-lambda input[type=range]"
+    assert sliders["karcher"] == "#karcher-max_iter input[type=range]"
+    assert sliders["nuslerp"] == ".weights input[type=range]"
+    assert [name for name, slider in sliders.items() if not slider] == ["model_stock", "arcee_fusion"]
+    assert set(page.DEFAULT) <= set(page.KNOWN)
+    assert (page.told([1.0] * 3), page.told([])) == ("median 1 ms, p95 1 ms", "the same picture")
+
+
+def test_whole_numbers_are_drawn_where_a_parameter_counts() -> None:
+    done = bench("live.py", "--layers", 1, "--repeat", 2, "--methods", "karcher")
+
+    assert "| Karcher mean" in done.stdout

@@ -91,13 +91,13 @@ def frobenius(
     The weights are powers of the Frobenius norms, after the published objective; the default exponent is our choice.
     """
     exponent = k if matrix or others == "from" else 0
-    down = norm_weights(survey[:, 0], exponent)
+    down = norm_weights(survey[..., 0], exponent)
     apart = factored and lora == "factors"
-    tell("norms of A" if apart else "norms", survey[:, 0], "expert")
+    tell("norms of A" if apart else "norms", survey[..., 0], "expert")
     tell("α of A" if apart else "α", down, "expert")
     if apart:
-        up = norm_weights(survey[:, 1], exponent)
-        tell("norms of B", survey[:, 1], "expert")
+        up = norm_weights(survey[..., 1], exponent)
+        tell("norms of B", survey[..., 1], "expert")
         tell("α of B", up, "expert")
         return FactorCoefficients(down, up, scaling)
     if factored and lora == "weights":
@@ -106,13 +106,12 @@ def frobenius(
 
 
 def norm_weights(norm: Tensor, k: float) -> Tensor:
-    """The weights |tau_i|^k / sum_j |tau_j|^k of (experts) norms, as a softmax so that no k overflows.
+    """The weights |tau_i|^k / sum_j |tau_j|^k of norms, (..., experts), as a softmax so that no k overflows.
 
     Norms of zero get no weight, unless k is 0, which is the plain mean over all experts.
     """
     if k == 0:
-        return torch.full_like(norm, 1 / len(norm))
+        return torch.full_like(norm, 1 / norm.shape[-1])
     moved = norm > 0
-    if not moved.any():
-        return torch.zeros_like(norm)
-    return torch.where(moved, k * norm.log(), -torch.inf).softmax(0)
+    shares = torch.where(moved, k * norm.log(), -torch.inf).softmax(-1)
+    return torch.where(moved.any(-1, keepdim=True), shares, 0.0)

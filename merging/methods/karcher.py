@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from merging.gram import Gram, gram
+from merging.gram import Gram, gram, inner
 from merging.lazy import torch
 from merging.method import ModelCoefficients, method
 from merging.params import Param
@@ -44,40 +44,36 @@ def karcher(survey: Gram, *, max_iter: Iterations = 10, tol: Tolerance = 1e-5) -
     """
     norms = survey.norms
     there = norms > 0
-    if not there.any():
-        return _told(torch.full_like(norms, 1 / len(norms)))
     scale = torch.where(there, 1 / norms, 0.0)
-    units = survey.vectors * scale[:, None] * scale
-    mean = there.double() / there.sum()
-    if (mean @ units @ mean).clamp(min=0).sqrt() <= max(tol, ROUNDING):
-        # Differs: where the directions cancel no point is nearer than others; the experts are averaged as they are.
-        return _told(torch.full_like(norms, 1 / len(norms)))
-    climbed = _climbed(units, mean, int(max_iter), tol)
-    tell("norms", norms, "expert")
-    tell("coefficients of the directions", climbed, "expert")
-    return _told(climbed * scale * norms.mean())
-
-
-def _told(values: Tensor) -> ModelCoefficients:
+    units = survey.vectors * scale[..., :, None] * scale[..., None, :]
+    mean = there.double() / there.sum(-1, keepdim=True).clamp(min=1)
+    length = inner(mean, units, mean).clamp(min=0).sqrt()[..., None]
+    cancel = length <= max(tol, ROUNDING)
+    climbed = _climbed(units, mean, mean / torch.where(cancel, 1.0, length), int(max_iter), tol)
+    if not cancel.all():
+        tell("norms", norms, "expert")
+        tell("coefficients of the directions", climbed, "expert")
+    # Differs: where the directions cancel no point is nearer than others; the experts are averaged as they are.
+    values = torch.where(cancel, 1 / norms.shape[-1], climbed * scale * norms.mean(-1, keepdim=True))
     tell("coefficients", values, "expert")
     return ModelCoefficients(values.float())
 
 
-def _climbed(units: Tensor, mean: Tensor, steps: int, tol: float) -> Tensor:
-    """The Karcher mean as a sum of the unit vectors, (experts), by the inner products of these.
+def _climbed(units: Tensor, mean: Tensor, point: Tensor, steps: int, tol: float) -> Tensor:
+    """The Karcher mean as a sum of the unit vectors, (..., experts), by the inner products of these.
 
     All of the iteration stays in their span, so that only the numbers before them are needed.
     """
-    point = mean / (mean @ units @ mean).sqrt()
     for _ in range(steps):
-        cosines = (units @ point).clamp(-1, 1)
+        cosines = (units @ point[..., None])[..., 0].clamp(-1, 1)
         angles = cosines.acos()
         far = (angles > tol) & (angles < torch.pi - ROUNDING)  # all ways lead to the opposite point, so none is taken
         pull = torch.where(far, mean * angles / torch.where(far, angles.sin(), 1.0), 0.0)
-        tangent = pull - (pull @ cosines) * point
-        length = (tangent @ units @ tangent).clamp(min=0).sqrt()
-        if length <= tol:
+        tangent = pull - (pull * cosines).sum(-1, keepdim=True) * point
+        length = inner(tangent, units, tangent).clamp(min=0).sqrt()[..., None]
+        moves = length > tol
+        if not moves.any():
             break
-        point = point * length.cos() + tangent * (length.sin() / length)
-        point = point / (point @ units @ point).sqrt()
+        further = point * length.cos() + tangent * (length.sin() / torch.where(moves, length, 1.0))
+        point = torch.where(moves, further / inner(further, units, further).sqrt()[..., None], point)
     return point

@@ -46,13 +46,13 @@ def model_stock(survey: Gram, *, filter_wise: FilterWise = False) -> TaskCoeffic
     if filter_wise:
         notes: list[str] = []
         return Whole(partial(_by_rows, notes=notes), copies=6, notes=notes)
-    share = interpolation(survey.vectors)
+    share, experts = interpolation(survey.vectors), survey.norms.shape[-1]
     tell("norms", survey.norms, "expert")
     tell("mean cosine", lambda: mean_cosine(survey.vectors), "tensor")
     tell("t", share, "tensor")
-    note = "" if 0 <= share <= 1 else f"steps t = {float(share):.2f} towards the mean, not between 0 and 1"
-    experts = len(survey.vectors)
-    return TaskCoefficients((share / experts).expand(experts).float(), note=note)
+    odd = not share.ndim and not 0 <= share <= 1
+    note = f"steps t = {float(share):.2f} towards the mean, not between 0 and 1" if odd else ""
+    return TaskCoefficients((share[..., None] / experts).expand(*share.shape, experts).float(), note=note)
 
 
 def interpolation(vectors: Tensor) -> Tensor:

@@ -47,13 +47,14 @@ def multislerp(
         weight = weight / weight.sum()
     norms = survey.norms
     along = torch.where(norms > 0, weight / (norms + eps), 0.0)  # of the weighted mean of the unit vectors
-    length = (along @ survey.vectors @ along).clamp(min=0).sqrt()
+    length = survey.length(along)
     tell("norms", norms, "expert")
     tell("weights", weight, "expert")
     tell("length of the mean direction", length, "tensor")
-    if length > eps:
-        # The tangents at the mean add up to a vector along it, so to nothing: its direction is already the result's.
-        return coefficients(along / length * (weight @ norms), based)
-    if len(norms) > 2 and norms.any():
+    short = length <= eps
+    if len(weight) > 2 and (short & (norms > 0).any(-1)).any():
         raise MergeError(f"The experts cancel out in `{name}`, and have no mean direction. Change a weight.")
-    return coefficients(weight, based)
+    # The tangents at the mean add up to a vector along it, so to nothing: its direction is already the result's.
+    short = short[..., None]
+    step = along / torch.where(short, 1.0, length[..., None]) * (weight * norms).sum(-1, keepdim=True)
+    return coefficients(torch.where(short, weight, step), based)

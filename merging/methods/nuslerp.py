@@ -58,7 +58,7 @@ def nuslerp(
         return Whole(partial(_by_lines, t=t, axis=0 if nuslerp_row_wise else -1), copies=6)
     tell("norms", survey.norms, "expert")
     tell("t", t, "tensor")
-    return coefficients(torch.stack(ends(survey.vectors, t)), based)
+    return coefficients(torch.stack(ends(survey.vectors, t), -1), based)
 
 
 def ends(vectors: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

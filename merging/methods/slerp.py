@@ -35,5 +35,5 @@ def slerp(survey: Gram, *, t: Position = 0.5) -> TaskCoefficients:
     one, other = arc(cosine, t, straight=cosine.abs() > STRAIGHT)
     tell("cosine", cosine, "tensor")
     tell("coefficient of the base", one, "tensor")
-    tell("coefficients", other[None], "expert")
-    return TaskCoefficients(other.float()[None], base=float(one + other))
+    tell("coefficients", other[..., None], "expert")
+    return TaskCoefficients(other.float()[..., None], base=(one + other).tolist())

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from merging.crew import crew
+from merging.crew import crew, one_thread
 from merging.errors import MergeError, MergeStopped
 
 WORKERS = pytest.mark.parametrize("workers", [1, 3])
@@ -145,5 +145,26 @@ def test_of_two_crews_at_once_the_last_gives_torch_its_threads_back() -> None:
         assert torch.get_num_threads() == 1
         second.__exit__(None, None, None)
         assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(own)
+
+
+def test_torch_works_alone_for_a_moment_and_crews_that_begin_then_wait() -> None:
+    own, begun = torch.get_num_threads(), threading.Event()
+
+    def merge() -> None:
+        with crew(2, None):
+            begun.set()
+
+    torch.set_num_threads(3)
+    try:
+        with one_thread():
+            other = threading.Thread(target=merge)
+            other.start()
+            assert torch.get_num_threads() == 1
+            assert not begun.wait(0.1)
+        assert torch.get_num_threads() == 3
+        other.join()
+        assert begun.is_set()
     finally:
         torch.set_num_threads(own)
