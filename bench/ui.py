@@ -27,7 +27,7 @@ from merging.params import Param
 
 ROOT = Path(__file__).parents[1]
 KNOWN = [name for name, method in METHODS.items() if not method.collects]  # before they are merged
-DEFAULT = ["from", "task_arithmetic", "ties", "pcb", "karcher"]
+DEFAULT = ["from", "task_arithmetic", "ties", "pcb", "multislerp"]
 EXPERTS = 3
 # Moves a slider, and waits until its answer is painted; then until the exact drawing that follows is done, too. The
 # browser itself notes how long requests took, while the page may be busy. The answer with a plot is the large one.
