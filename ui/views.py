@@ -23,10 +23,10 @@ from ui.figures.matrices import conflicts_figure, cosines_figure
 from ui.measures import MEASURES, TOP, Measure, grouped, pairs_of
 from ui.models_panel import Selection
 from ui.plots import histogram_figure, norms_figure
-from ui.see_panel import COSINE, DRAWN, PAIRS, WHOLE_MODEL
+from ui.see_panel import COSINE, DRAWN, KEPT, WHOLE_MODEL
 
 
-def draw_view(selection: Selection, view: str, measure: str, pair: str, where: str) -> tuple[Any, ...]:
+def draw_view(selection: Selection, view: str, measure: str, pair: str, kept: str, where: str) -> tuple[Any, ...]:
     """What the open view shows, as values for `See.plots`; the others are left as they are."""
     known = known_comparison(selection)
     if not known:
@@ -34,7 +34,7 @@ def draw_view(selection: Selection, view: str, measure: str, pair: str, where: s
     draw: dict[str, Callable[[], Any]] = {
         "norms": lambda: draw_norms(known, selection.names, MEASURES[measure]),
         "curves": lambda: draw_curves(known, selection.names, MEASURES[measure]),
-        "matrix": lambda: draw_pairs(known, selection.names, pair, where),
+        "matrix": lambda: draw_pairs(known, selection.names, pair, kept, where),
         "energy": lambda: draw_energy(known, selection.names),
         "table": lambda: _table(known, selection.names),
     }
@@ -65,15 +65,17 @@ def draw_curves(known: Comparison, experts: tuple[str, ...], measure: Measure) -
     return curves_figure(layers, curves, measure.label, measure.form)
 
 
-def draw_pairs(known: Comparison, experts: tuple[str, ...], pair: str, where: str) -> go.Figure | None:
-    """Experts against each other, in the whole model or in one layer."""
+def draw_pairs(known: Comparison, experts: tuple[str, ...], pair: str, kept: str, where: str) -> go.Figure | None:
+    """Experts against each other, in the whole model or in one layer, before trimming or after it."""
     inside = [where in (WHOLE_MODEL, place(name).row or place(name).module) for name in known.names]
     if not any(inside):
         return None
-    found = pairs_of(known, PAIRS[pair]).of(torch.tensor(inside))
+    density = KEPT[kept]
+    found = pairs_of(known, density).of(torch.tensor(inside))
+    title = pair.capitalize() + ("" if density is None else f", each trimmed to density {density:g}")
     if pair == COSINE:
-        return cosines_figure(experts, found.cosines[0].tolist())
-    return conflicts_figure(experts, found.rates[0].tolist())
+        return cosines_figure(experts, found.cosines[0].tolist(), title)
+    return conflicts_figure(experts, found.rates[0].tolist(), title)
 
 
 def places_of(selection: Selection) -> Any:
@@ -104,8 +106,27 @@ def _rows(known: Comparison, experts: tuple[str, ...]) -> tuple[list[list[Any]],
 
 def _numbers(tables: list[list[list[float]]], tensor: int, expert: int) -> Iterator[float | None]:
     for table in tables:
-        value = table[tensor][expert]
-        yield float(f"{value:.5g}") if math.isfinite(value) else None
+        yield _short(table[tensor][expert])
+
+
+def _short(value: float) -> float | None:
+    return float(f"{value:.5g}") if math.isfinite(value) else None
+
+
+def _pairs(known: Comparison, experts: tuple[str, ...]) -> tuple[list[list[Any]], list[str]]:
+    """What each expert has in common with each other one, for the rows of the table: too wide for the page."""
+    heads, tables = list[str](), list[tuple[int, Any]]()
+    for density in (None, *known.trimmed) if len(experts) > 1 else ():
+        found = pairs_of(known, density)
+        at = "" if density is None else f" at density {density:g}"
+        for words, table in (("cosine with", found.cosines.tolist()), ("in conflict with", found.rates.tolist())):
+            heads += [f"{words} {other}{at}" for other in experts]
+            tables += [(other, table) for other in range(len(experts))]
+    rows = [
+        [None if other == column else _short(table[row][column][other]) for other, table in tables]
+        for row, column in known.has.nonzero().tolist()
+    ]
+    return rows, heads
 
 
 def as_csv(selection: Selection) -> tuple[str, str] | None:
@@ -114,6 +135,8 @@ def as_csv(selection: Selection) -> tuple[str, str] | None:
     if not known:
         return None
     rows, heads = _rows(known, selection.names)
+    pairs, others = _pairs(known, selection.names)
+    rows, heads = [row + more for row, more in zip(rows, pairs, strict=True)], heads + others
     text = io.StringIO()
     csv.writer(text).writerows([heads, *([_inert(cell) for cell in row] for row in rows)])
     return "task-vectors.csv", text.getvalue()

@@ -18,7 +18,14 @@ from ui.models_panel import Selection, read_models
 from ui.wires.models import STOPPED
 
 PICTURES = ("norms", "curves", "matrix", "energy", "weights", "effects", "difference")
-MOVES = (("measure", "input"), ("pair", "input"), ("effect", "change"), ("from-scaling", "change"), ("seed", "change"))
+MOVES = (
+    ("measure", "input"),
+    ("pair", "input"),
+    ("kept", "input"),
+    ("effect", "change"),
+    ("from-scaling", "change"),
+    ("seed", "change"),
+)
 
 
 @pytest.fixture

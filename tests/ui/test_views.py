@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from merging.compare import Comparison
-from tests.conftest import Family, random_tensors, write_model
+from tests.conftest import Family, largest, random_tensors, write_model
 from tests.ui.screens import Screen, select
 from ui.comparing import known_comparison
 from ui.measures import CONFLICT, MEASURES, RELATIVE
 from ui.models_panel import Selection
-from ui.see_panel import COSINE, DRAWN, PAIRS, VIEWS, WHOLE_MODEL
+from ui.see_panel import COSINE, DRAWN, KEPT, PAIRS, VIEWS, WHOLE, WHOLE_MODEL
 from ui.views import as_csv, draw_curves, draw_pairs, draw_view, places_of, show_tensor
 
 
@@ -32,14 +32,14 @@ def compared(selection: Selection) -> Comparison:
 def test_only_the_open_view_is_drawn(family: Family, view: str) -> None:
     selection = select(*family())
 
-    shown = dict(zip(DRAWN, draw_view(selection, view, RELATIVE.title, COSINE, WHOLE_MODEL), strict=True))
+    shown = dict(zip(DRAWN, draw_view(selection, view, RELATIVE.title, COSINE, WHOLE, WHOLE_MODEL), strict=True))
 
     assert {name for name, figure in shown.items() if figure != gr.skip()} == {n for n in DRAWN if DRAWN[n] == view}
     assert all(figure is not None for figure in shown.values())
 
 
 def test_without_models_nothing_of_the_last_ones_stays() -> None:
-    assert draw_view(Selection(), "depth", RELATIVE.title, COSINE, WHOLE_MODEL) == (None,) * len(DRAWN)
+    assert draw_view(Selection(), "depth", RELATIVE.title, COSINE, WHOLE, WHOLE_MODEL) == (None,) * len(DRAWN)
 
 
 @pytest.mark.parametrize("measure", MEASURES.values(), ids=list(MEASURES))
@@ -71,12 +71,30 @@ def test_experts_are_set_against_each_other_in_the_model_and_in_a_layer(family: 
 
     for where, names in ((WHOLE_MODEL, list(start)), ("1", ["model.layers.1.mlp.up_proj.weight"])):
         one, other = (torch.cat([end[name].flatten() for name in names]).double() for end in ends)
-        cosine, conflict = (draw_pairs(known, selection.names, pair, where) for pair in list(PAIRS)[:2])
+        cosine, conflict = (draw_pairs(known, selection.names, pair, WHOLE, where) for pair in PAIRS)
         assert cosine is not None
         assert conflict is not None
         assert cosine.data[0].z[0][1] == pytest.approx(float(one @ other / (one.norm() * other.norm())), rel=1e-3)
         assert conflict.data[0].z[1][0] == pytest.approx(float((one.sign() != other.sign()).double().mean()))
-    assert draw_pairs(known, selection.names, COSINE, "no such layer") is None
+    assert draw_pairs(known, selection.names, COSINE, WHOLE, "no such layer") is None
+
+
+@pytest.mark.parametrize("kept", list(KEPT)[1:3])  # of so few entries, 10 % are one more than were asked for
+def test_experts_are_set_against_each_other_after_trimming_too(family: Family, kept: str) -> None:
+    base, experts = family()
+    selection, density = select(base, experts), KEPT[kept] or 0.0
+    known = compared(selection)
+
+    for where, names in ((WHOLE_MODEL, known.names), ("1", ["model.layers.1.mlp.up_proj.weight"])):
+        cosine, conflict = (draw_pairs(known, selection.names, pair, kept, where) for pair in PAIRS)
+        assert cosine is not None
+        assert conflict is not None
+        one, other = (largest(path, base, density, names) for path in experts)
+        apart = [float((one * other < 0).sum() / both) if (both := int((one * other != 0).sum())) else None]
+        assert cosine.data[0].z[0][1] == pytest.approx(float(one @ other / (one.norm() * other.norm())), rel=1e-3)
+        assert conflict.data[0].z[0][1:] == pytest.approx(apart)
+        assert cosine.layout.title.text == f"Cosine of the task vectors, each trimmed to density {density:g}"
+        assert conflict.layout.title.text == f"Entries in sign conflict, each trimmed to density {density:g}"
 
 
 def test_the_places_are_layers_and_what_is_outside_them(family: Family) -> None:
@@ -100,7 +118,7 @@ def test_the_table_has_a_row_for_each_tensor_of_each_expert(family: Family) -> N
     assert name == "task-vectors.csv"
     assert len(rows) == 2 * 4 - 1
     assert heads[:5] == ["tensor", "layer", "module", "entries", "expert"]
-    assert len(heads) == 5 + len(MEASURES)
+    assert heads[5 : 5 + len(MEASURES)] == [measure.label for measure in MEASURES.values()]
     by_name = {(row[0], row[4]): dict(zip(heads, row, strict=True)) for row in rows}
     up = by_name["model.layers.1.mlp.up_proj.weight", "expert-2"]
     assert (up["layer"], up["module"], up["entries"]) == ("1", "up", "24")
@@ -109,6 +127,27 @@ def test_the_table_has_a_row_for_each_tensor_of_each_expert(family: Family) -> N
     assert float(up[RELATIVE.label]) == pytest.approx(float(known.relative[at, 1]), rel=1e-4)
     assert by_name["model.norm.weight", "expert-2"][CONFLICT.label] == ""  # no other expert has it
     assert "nan" not in text.lower()
+
+
+def test_the_file_tells_what_each_two_experts_have_in_common_before_and_after_trimming(family: Family) -> None:
+    base, experts = family()
+    selection = select(base, experts)
+    name = "model.layers.1.mlp.up_proj.weight"
+
+    file = as_csv(selection)
+
+    assert file
+    (row,) = (
+        row for row in csv.DictReader(io.StringIO(file[1])) if (row["tensor"], row["expert"]) == (name, "expert-1")
+    )
+    for at, density in (("", 1.0), (" at density 0.5", 0.5)):
+        one, other = (largest(path, base, density, [name]) for path in experts)
+        cosine, conflict = (float(row[f"{words} with expert-2{at}"]) for words in ("cosine", "in conflict"))
+        assert cosine == pytest.approx(float(one @ other / (one.norm() * other.norm())), rel=1e-3)
+        assert conflict == pytest.approx(float((one * other < 0).sum() / (one * other != 0).sum()), rel=1e-4)
+        assert row[f"cosine with expert-1{at}"] == ""
+    (alone,) = {len(line) for line in csv.reader(io.StringIO(as_csv(select(base, experts[:1]))[1]))}  # type: ignore[index]
+    assert alone == 5 + len(MEASURES)
 
 
 def test_no_name_is_a_formula_in_a_spreadsheet(tmp_path: Path) -> None:

@@ -56,11 +56,13 @@ def wire(page: Page) -> Any:
         if readings[visitor] == mine:  # no others were chosen meanwhile
             yield problem or describe(selection), "", None, gr.skip(), *buttons(False, bool(problem))
 
-    def on_draw(request: gr.Request, selection: Selection, view: str, measure: str, pair: str) -> tuple[Any, ...]:
+    def on_draw(
+        request: gr.Request, selection: Selection, view: str, measure: str, pair: str, kept: str
+    ) -> tuple[Any, ...]:
         """Everything that is in sight; nothing of the last models stays where these could not be read."""
         if selection.ready and not known_comparison(selection) and not unread(selection, request.session_hash or ""):
             return (gr.skip(),) * (len(see.plots) + 1)  # they are still being read
-        return *draw_view(selection, view, measure, pair, WHOLE_MODEL), places_of(selection)
+        return *draw_view(selection, view, measure, pair, kept, WHOLE_MODEL), places_of(selection)
 
     page.demo.unload(on_leave)
     see.stop.click(stopper("compare"), None, None, queue=False, **PRIVATE)
@@ -81,7 +83,7 @@ def wire(page: Page) -> Any:
     )
     return read.then(
         on_draw,
-        [page.models.selection, see.view, see.measure, see.pair],
+        [page.models.selection, see.view, see.measure, see.pair, see.kept],
         [*see.plots, see.where],
         **PRIVATE,
         show_progress="hidden",

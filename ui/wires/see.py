@@ -32,9 +32,9 @@ def wire(page: Page) -> None:
     def on_cell(chosen: Selection, event: gr.EventData) -> tuple[str, Any]:
         return show_tensor(chosen, str(event.cell))
 
-    choices = [see.measure, see.pair, see.where]
+    choices = [see.measure, see.pair, see.kept, see.where]
     see.tabs.select(on_view, [selection, *choices], [see.view, *shown], **QUIET)
-    triggers = [see.measure.input, see.pair.input, see.where.input]
+    triggers = [see.measure.input, see.pair.input, see.kept.input, see.where.input]
     gr.on(triggers, on_choice, [selection, see.view, *choices], shown, **QUIET)
     after(page.turned.change, on_choice, [selection, see.view, *choices], shown)
     for plot in (see.norms, page.forecast.plot, page.forecast.difference):
