@@ -7,7 +7,7 @@ import html
 import io
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 import plotly.graph_objects as go
@@ -20,31 +20,46 @@ from ui.comparing import known_comparison
 from ui.errors import notice
 from ui.figures.curves import curves_figure, energy_figure
 from ui.figures.matrices import conflicts_figure, cosines_figure
-from ui.measures import MEASURES, TOP, Measure, grouped, pairs_of
+from ui.measures import MEASURES, RELATIVE, TOP, Measure, awaited, grouped, pairs_of
 from ui.models_panel import Selection
+from ui.plot_view import Words
 from ui.plots import histogram_figure, norms_figure
-from ui.see_panel import COSINE, DRAWN, KEPT, WHOLE_MODEL
+from ui.see_panel import COSINE, DRAWN, KEPT, WHOLE, WHOLE_MODEL
+
+LATER = "Known when all is read"
+SKIP = gr.skip()
 
 
-def draw_view(selection: Selection, view: str, measure: str, pair: str, kept: str, where: str) -> tuple[Any, ...]:
-    """What the open view shows, as values for `See.plots`; the others are left as they are."""
-    known = known_comparison(selection)
+class Look(NamedTuple):
+    """Which view is open, and what is chosen in it."""
+
+    view: str = "layers"
+    measure: str = RELATIVE.title
+    pair: str = COSINE
+    kept: str = WHOLE
+    where: str = WHOLE_MODEL
+
+
+def draw_view(known: Comparison | None, experts: tuple[str, ...], look: Look, closed: Any = SKIP) -> tuple[Any, ...]:
+    """What the open view shows of what is known so far, and what becomes of the others: values for `See.plots`."""
     if not known:
         return (None,) * len(DRAWN)
     draw: dict[str, Callable[[], Any]] = {
-        "norms": lambda: draw_norms(known, selection.names, MEASURES[measure]),
-        "curves": lambda: draw_curves(known, selection.names, MEASURES[measure]),
-        "matrix": lambda: draw_pairs(known, selection.names, pair, kept, where),
-        "energy": lambda: draw_energy(known, selection.names),
-        "table": lambda: _table(known, selection.names),
+        "norms": lambda: draw_norms(known, experts, MEASURES[look.measure]),
+        "curves": lambda: draw_curves(known, experts, MEASURES[look.measure]),
+        "matrix": lambda: draw_pairs(known, experts, look.pair, look.kept, look.where),
+        "energy": lambda: draw_energy(known, experts),
+        "table": lambda: _table(known, experts),
     }
-    return tuple(draw[plot]() if of == view else gr.skip() for plot, of in DRAWN.items())
+    return tuple(draw[plot]() if of == look.view else closed for plot, of in DRAWN.items())
 
 
-def draw_energy(known: Comparison, experts: tuple[str, ...]) -> go.Figure | None:
+def draw_energy(known: Comparison, experts: tuple[str, ...]) -> go.Figure | Words | None:
     """How much of each expert's ‖τ‖² is left at each density, over the whole model."""
     if not len(known.energies):
         return None
+    if known.unread.any():
+        return Words(f"{LATER}: the largest entries are those of the whole model.")
     return energy_figure(DENSITIES, dict(zip(experts, known.energies.tolist(), strict=True)), TOP)
 
 
@@ -60,30 +75,48 @@ def draw_curves(known: Comparison, experts: tuple[str, ...], measure: Measure) -
     layers = [row for row in dict.fromkeys(rows) if row]
     if not layers:
         return None
-    table = measure.over(known, grouped(rows, layers))
+    groups = grouped(rows, layers)
+    part = groups @ known.unread.double() > 0  # layers that are not read to their end
+    table = measure.over(known, groups).masked_fill(part[:, None], torch.nan)
     curves = {expert: table[:, index].tolist() for index, expert in enumerate(experts)}
     return curves_figure(layers, curves, measure.label, measure.form)
 
 
-def draw_pairs(known: Comparison, experts: tuple[str, ...], pair: str, kept: str, where: str) -> go.Figure | None:
-    """Experts against each other, in the whole model or in one layer, before trimming or after it."""
-    inside = [where in (WHOLE_MODEL, place(name).row or place(name).module) for name in known.names]
-    if not any(inside):
-        return None
-    density = KEPT[kept]
-    found = pairs_of(known, density).of(torch.tensor(inside))
-    title = pair.capitalize() + ("" if density is None else f", each trimmed to density {density:g}")
+def draw_pairs(known: Comparison, experts: tuple[str, ...], pair: str, kept: str, where: str) -> go.Figure | Words:
+    """Experts against each other, before trimming or after it, in one layer or in the whole model.
+
+    A layer that these models do not have stands for all of it.
+    """
+    density, where = KEPT[kept], _among(known, where)
+    inside = torch.tensor([where in (WHOLE_MODEL, _where(name)) for name in known.names])
+    there = inside & ~awaited(known, density)
+    if not there.any():
+        whole = density is not None and bool(known.unread.any())
+        return Words(f"{LATER}: trimming ranks the entries of the whole model." if whole else "Not read yet.")
+    found = pairs_of(known, density).of(there)
+    title = pair.capitalize() + ("" if density is None else f"; each trimmed to density {density:g}")
+    if there.sum() < inside.sum():
+        title += f"; {there.sum()} of {inside.sum()} tensors so far"
     if pair == COSINE:
         return cosines_figure(experts, found.cosines[0].tolist(), title)
     return conflicts_figure(experts, found.rates[0].tolist(), title)
 
 
-def places_of(selection: Selection) -> Any:
-    """The layers, and what is outside them, to choose from."""
-    known = known_comparison(selection)
-    names = known.names if known else ()
-    rows = dict.fromkeys(place(name).row or place(name).module for name in names)
-    return gr.Dropdown([WHOLE_MODEL, *rows], value=WHOLE_MODEL)
+def places_of(known: Comparison | None, where: str) -> Any:
+    """The layers, and what is outside them, to choose from; what was chosen stays if these models have it."""
+    return gr.Dropdown([WHOLE_MODEL, *_places(known)], value=_among(known, where))
+
+
+def _places(known: Comparison | None) -> dict[str, None]:
+    return dict.fromkeys(map(_where, known.names if known else ()))
+
+
+def _where(name: str) -> str:
+    return place(name).row or place(name).module
+
+
+def _among(known: Comparison | None, where: str) -> str:
+    return where if where in _places(known) else WHOLE_MODEL
 
 
 def _table(known: Comparison, experts: tuple[str, ...]) -> Any:
@@ -92,14 +125,15 @@ def _table(known: Comparison, experts: tuple[str, ...]) -> Any:
 
 
 def _rows(known: Comparison, experts: tuple[str, ...]) -> tuple[list[list[Any]], list[str]]:
-    """The numbers of all tensors and experts, a row for each pair, and the heads of the columns."""
+    """The numbers of all tensors and experts that are read, a row for each pair, and the heads of the columns."""
     heads = ["tensor", "layer", "module", "entries", "expert", *(measure.label for measure in MEASURES.values())]
     tables = [measure.table(known).tolist() for measure in MEASURES.values()]
+    there = (known.has & ~known.unread[:, None]).tolist()
     rows = [
         [name, place(name).row, place(name).module, math.prod(known.shapes[at]), expert, *_numbers(tables, at, column)]
         for at, name in enumerate(known.names)
         for column, expert in enumerate(experts)
-        if known.has[at, column]
+        if there[at][column]
     ]
     return rows, heads
 
@@ -160,6 +194,8 @@ def describe(selection: Selection) -> str:
 def show_tensor(selection: Selection, name: str) -> tuple[str, go.Figure | None]:
     """One tensor from near: its numbers per expert, and how the entries of its task vectors are spread."""
     comparison = known_comparison(selection)
+    if not comparison and selection.ready:
+        return f'<h3>{html.escape(name)}</h3><p class="caption">{LATER}.</p>', None
     if not comparison or name not in comparison.names:
         return "", None
     index = comparison.names.index(name)

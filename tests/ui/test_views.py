@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import plotly.graph_objects as go
 import pytest
 import torch
 
 from merging.compare import Comparison
 from tests.conftest import Family, largest, random_tensors, write_model
-from tests.ui.screens import Screen, select
+from tests.ui.screens import Screen, parts, select
 from ui.comparing import known_comparison
-from ui.measures import CONFLICT, MEASURES, RELATIVE
+from ui.measures import CONFLICT, MEASURES, RELATIVE, awaited
 from ui.models_panel import Selection
+from ui.plot_view import Words
 from ui.see_panel import COSINE, DRAWN, KEPT, PAIRS, VIEWS, WHOLE, WHOLE_MODEL
-from ui.views import as_csv, draw_curves, draw_pairs, draw_view, places_of, show_tensor
+from ui.views import Look, as_csv, draw_curves, draw_pairs, draw_view, places_of, show_tensor
 
 
 def compared(selection: Selection) -> Comparison:
@@ -32,14 +34,14 @@ def compared(selection: Selection) -> Comparison:
 def test_only_the_open_view_is_drawn(family: Family, view: str) -> None:
     selection = select(*family())
 
-    shown = dict(zip(DRAWN, draw_view(selection, view, RELATIVE.title, COSINE, WHOLE, WHOLE_MODEL), strict=True))
+    shown = dict(zip(DRAWN, draw_view(compared(selection), selection.names, Look(view)), strict=True))
 
     assert {name for name, figure in shown.items() if figure != gr.skip()} == {n for n in DRAWN if DRAWN[n] == view}
     assert all(figure is not None for figure in shown.values())
 
 
 def test_without_models_nothing_of_the_last_ones_stays() -> None:
-    assert draw_view(Selection(), "depth", RELATIVE.title, COSINE, WHOLE, WHOLE_MODEL) == (None,) * len(DRAWN)
+    assert draw_view(None, (), Look("depth")) == (None,) * len(DRAWN)
 
 
 @pytest.mark.parametrize("measure", MEASURES.values(), ids=list(MEASURES))
@@ -72,11 +74,12 @@ def test_experts_are_set_against_each_other_in_the_model_and_in_a_layer(family: 
     for where, names in ((WHOLE_MODEL, list(start)), ("1", ["model.layers.1.mlp.up_proj.weight"])):
         one, other = (torch.cat([end[name].flatten() for name in names]).double() for end in ends)
         cosine, conflict = (draw_pairs(known, selection.names, pair, WHOLE, where) for pair in PAIRS)
-        assert cosine is not None
-        assert conflict is not None
+        assert isinstance(cosine, go.Figure)
+        assert isinstance(conflict, go.Figure)
         assert cosine.data[0].z[0][1] == pytest.approx(float(one @ other / (one.norm() * other.norm())), rel=1e-3)
         assert conflict.data[0].z[1][0] == pytest.approx(float((one.sign() != other.sign()).double().mean()))
-    assert draw_pairs(known, selection.names, COSINE, WHOLE, "no such layer") is None
+    whole, gone = (draw_pairs(known, selection.names, COSINE, WHOLE, where) for where in (WHOLE_MODEL, "99"))
+    assert whole == gone  # a layer of other models, which these do not have
 
 
 @pytest.mark.parametrize("kept", list(KEPT)[1:3])  # of so few entries, 10 % are one more than were asked for
@@ -87,20 +90,89 @@ def test_experts_are_set_against_each_other_after_trimming_too(family: Family, k
 
     for where, names in ((WHOLE_MODEL, known.names), ("1", ["model.layers.1.mlp.up_proj.weight"])):
         cosine, conflict = (draw_pairs(known, selection.names, pair, kept, where) for pair in PAIRS)
-        assert cosine is not None
-        assert conflict is not None
+        assert isinstance(cosine, go.Figure)
+        assert isinstance(conflict, go.Figure)
         one, other = (largest(path, base, density, names) for path in experts)
         apart = [float((one * other < 0).sum() / both) if (both := int((one * other != 0).sum())) else None]
         assert cosine.data[0].z[0][1] == pytest.approx(float(one @ other / (one.norm() * other.norm())), rel=1e-3)
         assert conflict.data[0].z[0][1:] == pytest.approx(apart)
-        assert cosine.layout.title.text == f"Cosine of the task vectors, each trimmed to density {density:g}"
-        assert conflict.layout.title.text == f"Entries in sign conflict, each trimmed to density {density:g}"
+        assert cosine.layout.title.text == f"Cosine of the task vectors<br>each trimmed to density {density:g}"
+        assert conflict.layout.title.text == f"Entries in sign conflict<br>each trimmed to density {density:g}"
+
+
+def shown(known: Comparison, view: str, **chosen: str) -> list[Any]:
+    """What the view shows of it."""
+    plots = draw_view(known, ("one", "two"), Look(view)._replace(**chosen), closed=None)
+    return [plot for plot, of in zip(plots, DRAWN.values(), strict=True) if of == view]
+
+
+def test_every_view_is_drawn_of_what_is_known_so_far(family: Family) -> None:
+    found = parts(*family())
+    early = next(part for part in found if 1 < part.unread.sum() < 3)
+    there = [name for name, unread in zip(early.names, early.unread, strict=True) if not unread]
+    assert there == ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"]
+
+    (norms,) = shown(early, "layers")
+    words = [word for trace in norms.data for cells in trace.text for word in cells]
+    assert words.count("not read yet") == 2 * 2
+    (curves,) = shown(early, "depth")
+    assert [[value is None for value in line.y] for line in curves.data] == [[False, True]] * 2
+    matrix, energy = shown(early, "experts")
+    assert matrix.layout.title.text == "Cosine of the task vectors<br>2 of 4 tensors so far"
+    assert energy == Words("Known when all is read: the largest entries are those of the whole model.")
+    (table,) = shown(early, "table")
+    assert [row[0] for row in table.value["data"]] == [name for name in there for _ in range(2)]
+
+
+def test_the_part_of_a_layer_that_is_read_is_not_taken_for_the_layer(tmp_path: Path) -> None:
+    names = [f"model.layers.{layer}.mlp.{module}_proj.weight" for layer in (0, 1) for module in ("up", "down")]
+    paths = [
+        write_model(tmp_path / str(number), {name: torch.full((4, 4), number + 1.0) for name in names})
+        for number in range(3)
+    ]
+    early = next(part for part in parts(paths[0], paths[1:]) if part.unread.sum() == 1)
+
+    (curves,) = shown(early, "depth")
+
+    assert [line.y[1] for line in curves.data] == [None, None]
+    assert all(line.y[0] > 0 for line in curves.data)
+
+
+@pytest.mark.parametrize("kept", list(KEPT)[1:])
+def test_what_trimming_leaves_is_drawn_in_the_second_pass_and_words_say_so_before(family: Family, kept: str) -> None:
+    found = parts(*family())
+    early, late = (next(part for part in found if part.unread.sum() == wanted) for wanted in (1, 0))
+    late = next(part for part in found if 0 < int(awaited(part, KEPT[kept]).sum()) < 3 and not part.unread.any())
+
+    before, _ = shown(early, "experts", kept=kept)
+    during, energy = shown(late, "experts", kept=kept)
+    beyond, _ = shown(late, "experts", kept=kept, where="final norm")
+    done, _ = shown(found[-1], "experts", kept=kept)
+
+    assert before == Words("Known when all is read: trimming ranks the entries of the whole model.")
+    assert during.layout.title.text.endswith(" of 4 tensors so far")
+    assert isinstance(energy, go.Figure)
+    assert beyond == Words("Not read yet.")
+    assert done.layout.title.text.endswith(f"each trimmed to density {KEPT[kept]:g}")
+
+
+def test_a_weight_that_is_not_finite_is_not_waited_for(family: Family) -> None:
+    base, experts = family()
+    tensors = random_tensors(1)
+    tensors["model.norm.weight"][0] = torch.nan
+    write_model(experts[0], tensors)
+    known = compared(select(base, experts))
+
+    assert not any(awaited(known, density).any() for density in KEPT.values())
 
 
 def test_the_places_are_layers_and_what_is_outside_them(family: Family) -> None:
-    places = places_of(select(*family()))
+    known = compared(select(*family()))
 
-    assert [name for _, name in places.choices] == [WHOLE_MODEL, "embed", "0", "1", "final norm"]
+    one, gone = (places_of(known, where) for where in ("1", "99"))
+
+    assert [name for _, name in one.choices] == [WHOLE_MODEL, "embed", "0", "1", "final norm"]
+    assert (one.value, gone.value) == ("1", WHOLE_MODEL)
 
 
 def test_the_table_has_a_row_for_each_tensor_of_each_expert(family: Family) -> None:

@@ -12,7 +12,7 @@ CELL = 64  # pixels
 
 
 def cosines_figure(experts: tuple[str, ...], table: list[list[float]], title: str = "") -> go.Figure:
-    """Cosines between task vectors, (experts, experts); NaN leaves a hole."""
+    """Cosines between task vectors, (experts, experts); NaN leaves a hole. Each part of a title has a line."""
     return _matrix(experts, table, "cosine", ".3f", title, {"colorscale": SIGNED, "zmin": -1, "zmax": 1})
 
 
@@ -27,6 +27,7 @@ def _matrix(
     names = [plain(expert) for expert in experts]
     known = [[value if math.isfinite(value) else None for value in row] for row in table]
     words = [["" if value is None else format(value, form) for value in row] for row in known]
+    lines = [plain(part.strip()) for part in title.split("; ")]
     figure = go.Figure(
         go.Heatmap(
             name=title, z=known, x=names, y=names, text=words, texttemplate="%{text}" if len(names) <= 8 else "",
@@ -35,10 +36,11 @@ def _matrix(
         )
     )  # fmt: skip
     figure.update_layout(
-        height=84 + CELL * max(2, min(len(names), 8)), margin={"l": 8, "r": 8, "t": 32, "b": 8}, dragmode=False,
-        title={"text": title, "font": {"size": 13}, "x": 0, "xref": "paper", "y": 1, "yref": "container",
-               "yanchor": "top", "pad": {"t": 6}},
-    )  # fmt: skip
+        height=68 + 18 * len(lines) + CELL * max(2, min(len(names), 8)),
+        margin={"l": 8, "r": 8, "t": 16 + 18 * len(lines), "b": 8},
+        dragmode=False,
+        title={"text": "<br>".join(lines), "font": {"size": 13}, "x": 0, "y": 1, "yanchor": "top", "pad": {"t": 6}},
+    )
     figure.update_xaxes(type="category", side="top", ticks="", showgrid=False, automargin=True)
     figure.update_yaxes(type="category", autorange="reversed", ticks="", showgrid=False, automargin=True)
     return figure
