@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from ui.downloads import room
 from ui.measures import MEASURES, RELATIVE
 from ui.plot_view import PlotView
 from ui.tensor_panel import Microscope, tensor_panel
@@ -43,6 +44,7 @@ class See:
     energy: PlotView
     table: gr.Dataframe
     save: gr.Button
+    unsaved: gr.HTML
     tensor: gr.State  # the name of the one last clicked
     microscope: Microscope
 
@@ -76,6 +78,7 @@ def see_panel() -> See:
                 buttons=["fullscreen"], wrap=False,
             )  # fmt: skip
             save = gr.Button("Download as CSV", size="sm", elem_id="statistics-save")
+            unsaved = room("statistics-unsaved")
         with gr.Tab(VIEWS["tensor"], id="tensor"):
             microscope = tensor_panel()
     with gr.Row():
@@ -88,5 +91,5 @@ def see_panel() -> See:
     histogram = PlotView(label="Entries of the chosen tensor", empty="", elem_id="tensor-histogram")
     return See(
         view, tabs, measure, norms, note, stop, read, detail, histogram, curves, pair, kept, where, matrix, energy,
-        table, save, gr.State(""), microscope,
+        table, save, unsaved, gr.State(""), microscope,
     )  # fmt: skip

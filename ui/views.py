@@ -13,6 +13,7 @@ import gradio as gr
 import plotly.graph_objects as go
 
 from merging.compare import Comparison
+from merging.errors import MergeError
 from merging.lazy import torch
 from merging.places import place
 from merging.statistics.magnitudes import DENSITIES
@@ -166,6 +167,8 @@ def _pairs(known: Comparison, experts: tuple[str, ...]) -> tuple[list[list[Any]]
 def as_csv(selection: Selection) -> tuple[str, str] | None:
     """The table as a file: its name and its text."""
     known = known_comparison(selection)
+    if not known and selection.ready:
+        raise MergeError("These models are not read to their end. Download the table when they are.")
     if not known:
         return None
     rows, heads = _rows(known, selection.names)

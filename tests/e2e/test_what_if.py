@@ -145,7 +145,7 @@ def test_weights_are_changed_by_hand_sampled_and_merged(visit: Page, workplace: 
     expect_weights(visit, UP, [0] * 3)
     expect_weights(visit, Q, before)
 
-    choose_method(visit, "One number per tensor", "FroM")  # which takes no changes
+    choose_method(visit, "Three papers", "FroM")  # which takes no changes
     expect(visit.locator("#forecast-note")).to_contain_text("Or press Reset below “Change by hand”")
     visit.locator("#edit-convert").click()
     expect(done).to_contain_text("Your changes stand on top of them.")

@@ -18,7 +18,7 @@ from tests.conftest import Family, largest, random_tensors, write_model
 from tests.ui.screens import Screen, parts, select
 from ui.comparing import known_comparison
 from ui.measures import CONFLICT, MEASURES, RELATIVE, awaited
-from ui.models_panel import Selection
+from ui.models_panel import Selection, read_models
 from ui.plot_view import Words
 from ui.see_panel import COSINE, DRAWN, KEPT, PAIRS, VIEWS, WHOLE, WHOLE_MODEL
 from ui.views import Look, as_csv, draw_curves, draw_pairs, draw_view, places_of, show_tensor
@@ -246,9 +246,19 @@ def test_the_table_is_downloaded_as_it_stands(screen: Screen, family: Family) ->
     file = as_csv(selection)
     assert file
 
-    (told,) = screen.fire("statistics-save")
+    told, _ = screen.fire("statistics-save")
 
     assert told == {"name": file[0], "text": file[1], "type": "text/csv"}
+
+
+def test_the_table_of_models_that_are_not_read_is_not_downloaded(family: Family, screen: Screen) -> None:
+    base, experts = family()
+    screen.put(read_models(str(base), [str(path) for path in experts])[1])
+
+    file, _ = screen.fire("statistics-save")
+
+    assert file == {}
+    assert "These models are not read to their end." in screen["statistics-unsaved"]
 
 
 def test_a_histogram_of_a_sample_says_so(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:

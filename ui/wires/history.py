@@ -75,7 +75,7 @@ def wire(page: Page, filling: Filling) -> None:
     )
     past.repeat.click(on_repeat, [visit, past.one], filling.outputs, show_progress="hidden", **PRIVATE)
     past.delete.click(on_delete, [visit, past.one, past.folder], [visit, past.said], show_progress="hidden", **PRIVATE)
-    offer(past.report, on_report, [visit, page.models.selection, past.one], "text/html")
+    offer(past.report, past.unsaved, on_report, [visit, page.models.selection, past.one], "text/html")
 
 
 def _pictures(chosen: Selection, recipe: Any) -> list[Picture]:

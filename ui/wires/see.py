@@ -42,4 +42,4 @@ def wire(page: Page, looks: dict[str, Look]) -> None:
     after(page.turned.change, on_choice, [selection, see.view, *choices], shown)
     for plot in (see.norms, page.forecast.plot, page.forecast.difference):
         plot.cell_select(on_cell, selection, [see.detail, see.histogram], **EACH)
-    offer(see.save, as_csv, selection, "text/csv")
+    offer(see.save, see.unsaved, as_csv, selection, "text/csv")
