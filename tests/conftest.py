@@ -76,7 +76,7 @@ def random_tensors(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, T
 def largest(expert: Path, base: Path, density: float, names: Iterable[str]) -> Tensor:
     """The task vector in these tensors, of which that share is left in the whole model, the largest."""
     moved, start = (load_file(path / "model.safetensors") for path in (expert, base))
-    tau = {name: (moved[name] - start[name]).double().flatten() for name in start}
+    tau = {name: (moved[name] - start[name]).double().flatten() for name in moved}
     whole = torch.cat(list(tau.values())).abs()
     least = whole.topk(math.ceil(density * len(whole))).values[-1]
     return torch.cat([torch.where(tau[name].abs() >= least, tau[name], 0.0) for name in names])

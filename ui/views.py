@@ -21,12 +21,20 @@ from ui.comparing import known_comparison
 from ui.errors import notice
 from ui.figures.curves import curves_figure, energy_figure
 from ui.figures.matrices import conflicts_figure, cosines_figure
-from ui.measures import MEASURES, RELATIVE, TOP, Measure, awaited, grouped, pairs_of
+from ui.measures import ABSOLUTE, KURTOSIS, MEAN, MEASURES, RELATIVE, TOP, UNMOVED, Measure, awaited, grouped, pairs_of
 from ui.models_panel import Selection
 from ui.plot_view import Words
 from ui.plots import histogram_figure, norms_figure
 from ui.see_panel import COSINE, DRAWN, KEPT, WHOLE, WHOLE_MODEL
 
+# What is told of a tensor from near, and how it is written.
+NEAR = {
+    "‖τ‖": (ABSOLUTE, ".4g"),
+    "‖τ‖ / ‖W₀‖": (RELATIVE, ".2%"),
+    "entries unmoved": (UNMOVED, ".1%"),
+    "mean of τ": (MEAN, ".2g"),
+    "kurtosis of τ": (KURTOSIS, ".3g"),
+}
 LATER = "Known when all is read"
 SKIP = gr.skip()
 
@@ -204,8 +212,10 @@ def show_tensor(selection: Selection, name: str) -> tuple[str, go.Figure | None]
     index = comparison.names.index(name)
     shape = " × ".join(map(str, comparison.shapes[index])) or "a single number"
     rows = "".join(_cells(comparison, index, column, name) for column, name in enumerate(selection.names))
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("Expert", "‖τ‖", "‖τ‖ / ‖W₀‖", "entries unmoved"))
-    table = f'<table class="numbers"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("Expert", *NEAR))
+    table = (
+        f'<div class="scroll"><table class="numbers"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
     title = f'<h3>{html.escape(name)}</h3><p class="caption">{shape} · ‖W₀‖ = {comparison.base_norms[index]:.4g}</p>'
     return title + table, _histogram(comparison, selection.names, index)
 
@@ -213,9 +223,8 @@ def show_tensor(selection: Selection, name: str) -> tuple[str, go.Figure | None]
 def _cells(comparison: Comparison, tensor: int, expert: int, name: str) -> str:
     """A row of the table: what is known of a tensor of one expert."""
     if not comparison.has[tensor, expert]:
-        return f'<tr><td>{html.escape(name)}</td><td colspan="3">does not have this tensor</td></tr>'
-    tables = ((comparison.norms, ".4g"), (comparison.relative, ".2%"), (comparison.zeros, ".1%"))
-    numbers = [(float(table[tensor, expert]), form) for table, form in tables]
+        return f'<tr><td>{html.escape(name)}</td><td colspan="{len(NEAR)}">does not have this tensor</td></tr>'
+    numbers = [(float(measure.table(comparison)[tensor, expert]), form) for measure, form in NEAR.values()]
     cells = "".join(f"<td>{'–' if math.isnan(number) else format(number, form)}</td>" for number, form in numbers)
     return f"<tr><td>{html.escape(name)}</td>{cells}</tr>"
 

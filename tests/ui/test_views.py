@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -259,6 +260,27 @@ def test_the_table_of_models_that_are_not_read_is_not_downloaded(family: Family,
 
     assert file == {}
     assert "These models are not read to their end." in screen["statistics-unsaved"]
+
+
+def test_a_tensor_from_near_tells_the_shape_of_each_task_vector(family: Family) -> None:
+    base, experts = family()
+    tensors = random_tensors(1)
+    del tensors["model.norm.weight"]
+    write_model(experts[0], tensors)
+    selection = select(base, experts)
+    name = "model.layers.1.mlp.up_proj.weight"
+
+    near, _ = show_tensor(selection, name)
+    lacking, _ = show_tensor(selection, "model.norm.weight")
+
+    rows = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in near.split("<tr>")[1:]]
+    assert rows[0] == ["Expert", "‖τ‖", "‖τ‖ / ‖W₀‖", "entries unmoved", "mean of τ", "kurtosis of τ"]
+    for row, path in zip(rows[1:], experts, strict=True):
+        tau = largest(path, base, 1.0, [name])
+        apart = tau - tau.mean()
+        assert float(row[4]) == pytest.approx(float(tau.mean()), rel=0.05)
+        assert float(row[5]) == pytest.approx(float(apart.pow(4).mean() / apart.square().mean() ** 2), rel=0.01)
+    assert '<td colspan="5">does not have this tensor</td>' in lacking
 
 
 def test_a_histogram_of_a_sample_says_so(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
