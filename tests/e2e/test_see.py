@@ -6,6 +6,7 @@ import csv
 import io
 from pathlib import Path
 
+import gradio as gr
 import pytest
 import torch
 from playwright.sync_api import Page, expect
@@ -13,6 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import largest
 from tests.e2e.conftest import ROOT, choose_models, drawn, figure, numbers, open_tab, saved
+from ui.figures.curves import curves_figure
+from ui.plot_view import PlotView, Words, serve_plotly
 
 pytestmark = pytest.mark.e2e
 
@@ -100,6 +103,7 @@ def test_a_cell_is_looked_into_by_mouse_and_by_keyboard(visit: Page) -> None:
     visit.mouse.click(x, y)
     expect(visit.locator("#tensor-detail h3")).to_have_text(Q)
     expect(visit.locator("#tensor-detail tbody tr")).to_have_count(3)
+    expect(visit.locator("#tensor-detail th").last).to_have_text("kurtosis of τ")
     drawn(visit, "#tensor-histogram")
 
     visit.locator("#norms .pv-box").focus()
@@ -156,3 +160,56 @@ def test_models_of_any_depth_are_drawn_whole(visit: Page, tmp_path: Path) -> Non
         assert drawn_cells == set(shapes)
         labels = visit.locator("#weights .ytick text").evaluate_all("all => all.map(t => t.getBoundingClientRect().y)")
         assert all(after - before > 8 for before, after in zip(sorted(labels), sorted(labels)[1:], strict=False))
+
+
+def test_a_table_of_many_tensors_says_how_much_it_shows_and_the_file_has_all(visit: Page, tmp_path: Path) -> None:
+    names = [f"model.layers.{layer}.mlp.{module}_proj.weight" for layer in range(260) for module in "abcd"]
+    paths = [tmp_path / f"{name}.safetensors" for name in ("ground", "one", "two")]
+    for number, path in enumerate(paths):
+        save_file({name: torch.full((2, 2), 1.0 + number) for name in names}, path)
+
+    choose_models(visit, paths[0], paths[1:])
+    visit.wait_for_function(
+        "() => (document.querySelector('#weights .pv-box').data || [{x: []}])[0].x.join() === 'one,two'"
+    )
+    [(title, rows)] = numbers(visit, "#weights")
+    _, text = saved(visit, visit.locator("#weights .pv-numbers a"))
+
+    assert title == "the first 1000 of 1040 rows; the CSV has them all"
+    assert [row[0] for row in rows[1:]] == names[:1000]
+    assert [row[0] for row in csv.reader(io.StringIO(text))] == ["", *names]
+    assert visit.locator("#weights .pv-numbers").evaluate(OPENED) < 1000
+
+
+OPENED = """async (details) => {
+  details.open = false;
+  await new Promise((done) => setTimeout(done, 100));
+  const start = performance.now();
+  details.open = true;
+  await new Promise((done) => setTimeout(done, 0));
+  return details.querySelector('div').getBoundingClientRect() && performance.now() - start;
+}"""  # milliseconds until the table is there
+
+
+def test_words_stand_where_there_is_no_picture_yet(page: Page) -> None:
+    with gr.Blocks() as demo:
+        plot = PlotView(Words("Known <later>."), label="A plot", empty="", elem_id="plot")
+        figure = curves_figure(["0", "1"], {"one": [1.0, 2.0]}, "‖τ‖")
+        for name, value in (("picture", figure), ("nothing", None), ("words", Words("Not yet."))):
+            gr.Button(name, elem_id=name).click(lambda value=value: value, None, plot)
+    serve_plotly()
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True)
+    try:
+        page.goto(url)
+        empty = page.locator("#plot .pv-empty")
+        expect(empty).to_have_text("Known <later>.")
+        page.locator("#picture").click()
+        drawn(page, "#plot")
+        expect(empty).to_be_hidden()
+        page.locator("#words").click()
+        expect(empty).to_have_text("Not yet.")
+        expect(page.locator("#plot .pv-box")).to_be_hidden()
+        page.locator("#nothing").click()
+        expect(empty).to_have_text("")
+    finally:
+        demo.close()

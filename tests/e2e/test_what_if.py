@@ -86,6 +86,10 @@ def test_the_forecast_follows_the_sliders_and_two_settings_are_compared(visit: P
 
 def test_weights_are_changed_by_hand_sampled_and_merged(visit: Page, workplace: Path) -> None:
     before = weights_of(visit, Q)
+    open_tab(visit, "#forecast", "Recipe")
+    visit.locator("#recipe-mergekit").click()
+    expect(visit.locator("#recipe-unsaved [role=alert]")).to_contain_text("mergekit has no FroM.")
+    open_tab(visit, "#forecast", "Coefficients")
     visit.locator("#editing button").first.click()
     visit.locator("#edit-convert").click()
     expect(visit.locator("#method").get_by_label("Task arithmetic", exact=True)).to_be_checked()
