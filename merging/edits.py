@@ -68,6 +68,12 @@ class Edits:
     done: tuple[Edit, ...] = ()
     undone: tuple[Edit, ...] = ()  # the last undone first
 
+    @property
+    def standing(self) -> tuple[Edit, ...]:
+        """The changes since all weights were last as the recipe has them."""
+        resets = [at for at, edit in enumerate(self.done, 1) if edit == Edit(Part(), "reset")]
+        return self.done[max(resets, default=0) :]
+
     def and_then(self, *edits: Edit) -> Edits:
         """With more changes; what was undone is gone."""
         return Edits((*self.done, *edits))
@@ -114,7 +120,7 @@ def applied(recipe: Recipe, edits: Edits, names: Iterable[str]) -> Recipe:
     where nothing would be left of a tensor.
     """
     names = tuple(names)
-    if not edits.done:
+    if not edits.standing:
         return recipe
     settings, depth = _open(recipe, names)
     tables = [_changed(recipe, edits, settings, index, depth) for index in range(len(recipe.experts))]

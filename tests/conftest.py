@@ -7,10 +7,11 @@ os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", HF_HUB_D
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # on tensors this small more threads only wait for each other
 
 import json
+import math
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from merging import METHODS
@@ -70,6 +71,15 @@ def random_tensors(seed: int, dtype: torch.dtype = torch.float32) -> dict[str, T
         "model.norm.weight": (4,),
     }
     return {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
+
+
+def largest(expert: Path, base: Path, density: float, names: Iterable[str]) -> Tensor:
+    """The task vector in these tensors, of which that share is left in the whole model, the largest."""
+    moved, start = (load_file(path / "model.safetensors") for path in (expert, base))
+    tau = {name: (moved[name] - start[name]).double().flatten() for name in moved}
+    whole = torch.cat(list(tau.values())).abs()
+    least = whole.topk(math.ceil(density * len(whole))).values[-1]
+    return torch.cat([torch.where(tau[name].abs() >= least, tau[name], 0.0) for name in names])
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,6 +17,7 @@ from ui.models_panel import models_panel
 from ui.page import Page
 from ui.sample_panel import sample_panel
 from ui.see_panel import see_panel
+from ui.views import Look
 from ui.visit import Visit
 from ui.wires import edits, forecast, history, lessons, merge, microscope, models, recipes, sample, see
 
@@ -54,8 +55,9 @@ def build(folder: Path | None = None) -> gr.Blocks:
 
 
 def _wire(page: Page, roots: dict[str, Path], walks: LessonsPanel, opener: gr.Button) -> None:
-    drawn = models.wire(page)
-    see.wire(page)
+    looks = dict[str, Look]()
+    drawn = models.wire(page, looks)
+    see.wire(page, looks)
     microscope.wire(page)
     forecast.wire(page, drawn)
     edits.wire(page)

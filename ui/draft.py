@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from merging.edits import Edits, applied
+from merging.edits import Edits, applied, uneditable
 from merging.errors import MergeError
 from merging.hub import HUB_NAME
 from merging.method import ADAPTERS, METHODS
@@ -59,7 +59,19 @@ def drafted(
     """
     recipe = _beyond(recipe_of(selection, fields, draft.weights, all_of_them), fields, draft.opened)
     names = selection.adapted if recipe.makes == "adapter" else names
-    return applied(recipe, draft.edits, names) if draft.edits.done and names else recipe
+    if not draft.edits.standing or not names:
+        return recipe
+    if words := uneditable(recipe):
+        raise MergeError(f"{words} Or press Reset below “Change by hand”, to do without your changes.")
+    return applied(recipe, draft.edits, names)
+
+
+def converted(draft: Draft) -> Draft:
+    """The draft when task arithmetic's parameters are set anew: what an opened recipe said of them is past."""
+    told = draft.opened.recipe
+    if not told or told.method != "task_arithmetic":
+        return draft
+    return replace(draft, opened=replace(draft.opened, recipe=replace(told, values={}, own=())))
 
 
 def _beyond(recipe: Recipe, fields: dict[str, Any], opened: Opened) -> Recipe:

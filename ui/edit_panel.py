@@ -10,12 +10,12 @@ from pathlib import Path
 import gradio as gr
 
 from merging.edits import PRESETS, Edit, Edits
-from merging.parts import GROUPS, Part, work
+from merging.parts import GROUPS, THIRDS, Part, work
 from merging.places import place
 from ui.errors import notice
 
 TENSOR, LAYER, MODULE, GROUP, MODEL = "this tensor", "its layer", "its module", "its group", "the model"
-PARTS = [TENSOR, LAYER, MODULE, GROUP, MODEL]
+PARTS = [TENSOR, LAYER, MODULE, GROUP, *THIRDS, MODEL]
 ONE, ALL = "this expert", "all experts"
 SET, SCALE, ZERO, RAMP, BACK = "set", "scale", "zero", "ramp", "as before"
 CHANGES = [SET, SCALE, ZERO, RAMP, BACK]
@@ -91,6 +91,8 @@ def part_of(picked: Picked, which: str) -> Part | None:
     """The part of the model that is meant; None where that needs a tensor, and none is chosen."""
     if which == MODEL:
         return Part()
+    if which in THIRDS:
+        return Part("group", which)
     if not picked.tensor:
         return None
     at = place(picked.tensor)

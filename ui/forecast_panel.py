@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from ui.downloads import room
 from ui.drop_zone import DropZone
 from ui.edit_panel import Editing, edit_panel
 from ui.figures.effects import DISTANCE, EFFECTS
@@ -35,6 +36,7 @@ class Forecast:
     save: gr.Button
     mergekit: gr.Button
     link: gr.Button
+    unsaved: gr.HTML
     linked: gr.Textbox
     drop: DropZone
     path: gr.Textbox
@@ -75,6 +77,7 @@ def forecast_panel() -> Forecast:
                 save = gr.Button("Download", size="sm", min_width=90, elem_id="recipe-save")
                 mergekit = gr.Button("For mergekit", size="sm", min_width=90, elem_id="recipe-mergekit")
                 link = gr.Button("Copy a link", size="sm", min_width=90, elem_id="recipe-link")
+            unsaved = room("recipe-unsaved")
             linked = gr.Textbox(visible="hidden", elem_id="recipe-linked")
             drop = DropZone(
                 "Drop a recipe here, of ours or of mergekit's, or a merged model; or choose a file.",
@@ -86,7 +89,7 @@ def forecast_panel() -> Forecast:
             )  # fmt: skip
     return Forecast(
         view, tabs, caption, plot, editing, effect, effects, hold, gr.State(None), holding, compared, difference,
-        text, save, mergekit, link, linked, drop, path, opened,
+        text, save, mergekit, link, unsaved, linked, drop, path, opened,
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from merging.apart import Apart
 from merging.history import LONGEST, Change, History
 from merging.sizes import in_words
+from ui.downloads import room
 from ui.plot_view import PlotView
 from ui.plots import norms_figure
 
@@ -33,6 +34,7 @@ class Past:
     report: gr.Button
     folder: gr.Checkbox
     delete: gr.Button
+    unsaved: gr.HTML
     said: gr.HTML
     apart: PlotView
     count: gr.State  # of the merges that had been made when the list was drawn
@@ -55,10 +57,11 @@ def history_panel() -> Past:
             report = gr.Button("Download its report", size="sm", min_width=140, elem_id="history-report")
             delete = gr.Button("Remove from the list", size="sm", min_width=140, elem_id="history-delete")
             folder = gr.Checkbox(False, label="and delete its folder", elem_id="history-folder")
+        unsaved = room("history-unsaved")
         said = gr.HTML(elem_id="history-said", padding=False)
         apart = PlotView(label="How far the two merges are apart", empty="", elem_id="history-apart")
     return Past(
-        listed, row, one, other, note, repeat, compare, stop, report, folder, delete, said, apart, gr.State(0)
+        listed, row, one, other, note, repeat, compare, stop, report, folder, delete, unsaved, said, apart, gr.State(0)
     )  # fmt: skip
 
 

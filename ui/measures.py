@@ -104,6 +104,14 @@ def grouped(labels: list[str], wanted: list[str]) -> Tensor:
     return member
 
 
+def awaited(known: Comparison, density: float | None) -> Tensor:
+    """The tensors of which it will be told, and is not yet, what each two experts have in common, (tensors)."""
+    if density is None:
+        return known.unread
+    whole, left = (pairs.products.isfinite().all(2).all(1) for pairs in (known.pairs, known.trimmed[density]))
+    return known.unread | (whole & ~left)
+
+
 def pairs_of(known: Comparison, density: float | None) -> Pairs:
     """What each two experts have in common, before trimming, or after trimming each to that share of entries."""
     return known.pairs if density is None else known.trimmed[density]

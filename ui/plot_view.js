@@ -1,9 +1,10 @@
-// Draws props.value, a Plotly figure, and fires cell_select({cell, row, column}) for a click or Enter on a heatmap cell.
+// Draws props.value, a Plotly figure or {words} where there is none yet, and fires cell_select({cell, row, column}) for a click or Enter on a heatmap cell.
 // What is drawn can be read as a table, too, which is made when it is opened.
 const box = element.querySelector('.pv-box');
 const numbers = element.querySelector('.pv-numbers');
 const live = element.querySelector('.pv-live');
 const empty = element.querySelector('.pv-empty');
+const nothing = empty.textContent;
 let wired = false;
 let at = null; // the cell that the arrow keys are on: {trace, row, col}
 
@@ -28,7 +29,9 @@ const dress = (layout) => Object.assign(layout, {
 let figure = null;
 
 async function draw() {
-  figure = props.value ? JSON.parse(props.value) : null;
+  const told = props.value ? JSON.parse(props.value) : {};
+  figure = told.data ? told : null;
+  empty.textContent = told.words || nothing;
   const shown = Boolean(figure);
   if (at && !exists(at)) at = null;
   empty.style.display = shown ? 'none' : '';

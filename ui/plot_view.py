@@ -5,6 +5,8 @@ Gradio's own plot has no click and brings another plotly.js; this draws with the
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,25 @@ PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
 DRAW = (Path(__file__).parent / "plot_view.js").read_text(encoding="utf-8")
 
 
+@dataclass(frozen=True)
+class Words:
+    """Why there is nothing to draw yet, in place of a figure."""
+
+    text: str
+
+    def to_json(self) -> str:
+        return json.dumps({"words": self.text})
+
+
 class PlotView(gr.HTML):
     """Shows a Plotly figure; fires `cell_select` with the `customdata` of the heatmap cell that was chosen.
 
     What is drawn can be opened as a table, and downloaded.
     """
 
-    def __init__(self, value: go.Figure | Sketch | None = None, *, label: str, empty: str, **kwargs: Any) -> None:
+    def __init__(
+        self, value: go.Figure | Sketch | Words | None = None, *, label: str, empty: str, **kwargs: Any
+    ) -> None:
         box = (
             '<div class="pv-box" tabindex="0" role="application" aria-label="${label}"></div>'
             f'<div class="pv-empty">{escape(empty)}</div><div class="pv-live" aria-live="polite"></div>'
@@ -43,7 +57,7 @@ class PlotView(gr.HTML):
 
     def postprocess(self, value: Any) -> Any:
         """The figure as text: in anything else Gradio looks for files, cell by cell."""
-        return value.to_json() if isinstance(value, go.Figure | Sketch) else value
+        return value.to_json() if isinstance(value, go.Figure | Sketch | Words) else value
 
 
 def serve_plotly() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from ui.downloads import room
 from ui.measures import MEASURES, RELATIVE
 from ui.plot_view import PlotView
 from ui.tensor_panel import Microscope, tensor_panel
@@ -14,15 +15,11 @@ from ui.tensor_panel import Microscope, tensor_panel
 VIEWS = {"layers": "Layers", "depth": "Depth", "experts": "Experts", "table": "Table", "tensor": "Tensor"}
 # The plots, and the views that they are in.
 DRAWN = {"norms": "layers", "curves": "depth", "matrix": "experts", "energy": "experts", "table": "table"}
-COSINE = "cosine of the task vectors"
-# What is shown of two experts, and the share of entries that each is trimmed to before.
-PAIRS: dict[str, float | None] = {
-    COSINE: None,
-    "entries in sign conflict": None,
-    "in conflict after trimming to 50 %": 0.5,
-    "to 20 %": 0.2,
-    "to 10 %": 0.1,
-}
+# What is shown of two experts, and the share of its entries that each is trimmed to before.
+COSINE, CONFLICT = "cosine of the task vectors", "entries in sign conflict"
+PAIRS = [COSINE, CONFLICT]
+WHOLE = "all entries"
+KEPT: dict[str, float | None] = {WHOLE: None, "the largest 50 %": 0.5, "20 %": 0.2, "10 %": 0.1}
 WHOLE_MODEL = "the whole model"
 
 
@@ -41,11 +38,13 @@ class See:
     histogram: PlotView
     curves: PlotView
     pair: gr.Radio
+    kept: gr.Radio
     where: gr.Dropdown
     matrix: PlotView
     energy: PlotView
     table: gr.Dataframe
     save: gr.Button
+    unsaved: gr.HTML
     tensor: gr.State  # the name of the one last clicked
     microscope: Microscope
 
@@ -67,7 +66,8 @@ def see_panel() -> See:
             curves = PlotView(label="What each expert changed, over the depth", empty="", elem_id="curves")
         with gr.Tab(VIEWS["experts"], id="experts"):
             with gr.Row():
-                pair = gr.Radio(list(PAIRS), value=COSINE, label="Two experts", elem_id="pair", elem_classes="chips")
+                pair = gr.Radio(PAIRS, value=COSINE, label="Two experts", elem_id="pair", elem_classes="chips")
+                kept = gr.Radio(list(KEPT), value=WHOLE, label="Of each", elem_id="kept", elem_classes="chips")
                 where = gr.Dropdown([WHOLE_MODEL], value=WHOLE_MODEL, label="In", elem_id="where")
             matrix = PlotView(label="Experts against each other", empty="", elem_id="matrix")
             gr.HTML('<h3 class="plot">What trimming keeps</h3>', padding=False)
@@ -78,6 +78,7 @@ def see_panel() -> See:
                 buttons=["fullscreen"], wrap=False,
             )  # fmt: skip
             save = gr.Button("Download as CSV", size="sm", elem_id="statistics-save")
+            unsaved = room("statistics-unsaved")
         with gr.Tab(VIEWS["tensor"], id="tensor"):
             microscope = tensor_panel()
     with gr.Row():
@@ -89,6 +90,6 @@ def see_panel() -> See:
     detail = gr.HTML(elem_id="tensor-detail", padding=False)
     histogram = PlotView(label="Entries of the chosen tensor", empty="", elem_id="tensor-histogram")
     return See(
-        view, tabs, measure, norms, note, stop, read, detail, histogram, curves, pair, where, matrix, energy, table,
-        save, gr.State(""), microscope,
+        view, tabs, measure, norms, note, stop, read, detail, histogram, curves, pair, kept, where, matrix, energy,
+        table, save, unsaved, gr.State(""), microscope,
     )  # fmt: skip

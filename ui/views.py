@@ -7,12 +7,13 @@ import html
 import io
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 import plotly.graph_objects as go
 
 from merging.compare import Comparison
+from merging.errors import MergeError
 from merging.lazy import torch
 from merging.places import place
 from merging.statistics.magnitudes import DENSITIES
@@ -20,31 +21,54 @@ from ui.comparing import known_comparison
 from ui.errors import notice
 from ui.figures.curves import curves_figure, energy_figure
 from ui.figures.matrices import conflicts_figure, cosines_figure
-from ui.measures import MEASURES, TOP, Measure, grouped, pairs_of
+from ui.measures import ABSOLUTE, KURTOSIS, MEAN, MEASURES, RELATIVE, TOP, UNMOVED, Measure, awaited, grouped, pairs_of
 from ui.models_panel import Selection
+from ui.plot_view import Words
 from ui.plots import histogram_figure, norms_figure
-from ui.see_panel import COSINE, DRAWN, PAIRS, WHOLE_MODEL
+from ui.see_panel import COSINE, DRAWN, KEPT, WHOLE, WHOLE_MODEL
+
+# What is told of a tensor from near, and how it is written.
+NEAR = {
+    "‖τ‖": (ABSOLUTE, ".4g"),
+    "‖τ‖ / ‖W₀‖": (RELATIVE, ".2%"),
+    "entries unmoved": (UNMOVED, ".1%"),
+    "mean of τ": (MEAN, ".2g"),
+    "kurtosis of τ": (KURTOSIS, ".3g"),
+}
+LATER = "Known when all is read"
+SKIP = gr.skip()
 
 
-def draw_view(selection: Selection, view: str, measure: str, pair: str, where: str) -> tuple[Any, ...]:
-    """What the open view shows, as values for `See.plots`; the others are left as they are."""
-    known = known_comparison(selection)
+class Look(NamedTuple):
+    """Which view is open, and what is chosen in it."""
+
+    view: str = "layers"
+    measure: str = RELATIVE.title
+    pair: str = COSINE
+    kept: str = WHOLE
+    where: str = WHOLE_MODEL
+
+
+def draw_view(known: Comparison | None, experts: tuple[str, ...], look: Look, closed: Any = SKIP) -> tuple[Any, ...]:
+    """What the open view shows of what is known so far, and what becomes of the others: values for `See.plots`."""
     if not known:
         return (None,) * len(DRAWN)
     draw: dict[str, Callable[[], Any]] = {
-        "norms": lambda: draw_norms(known, selection.names, MEASURES[measure]),
-        "curves": lambda: draw_curves(known, selection.names, MEASURES[measure]),
-        "matrix": lambda: draw_pairs(known, selection.names, pair, where),
-        "energy": lambda: draw_energy(known, selection.names),
-        "table": lambda: _table(known, selection.names),
+        "norms": lambda: draw_norms(known, experts, MEASURES[look.measure]),
+        "curves": lambda: draw_curves(known, experts, MEASURES[look.measure]),
+        "matrix": lambda: draw_pairs(known, experts, look.pair, look.kept, look.where),
+        "energy": lambda: draw_energy(known, experts),
+        "table": lambda: _table(known, experts),
     }
-    return tuple(draw[plot]() if of == view else gr.skip() for plot, of in DRAWN.items())
+    return tuple(draw[plot]() if of == look.view else closed for plot, of in DRAWN.items())
 
 
-def draw_energy(known: Comparison, experts: tuple[str, ...]) -> go.Figure | None:
+def draw_energy(known: Comparison, experts: tuple[str, ...]) -> go.Figure | Words | None:
     """How much of each expert's ‖τ‖² is left at each density, over the whole model."""
     if not len(known.energies):
         return None
+    if known.unread.any():
+        return Words(f"{LATER}: the largest entries are those of the whole model.")
     return energy_figure(DENSITIES, dict(zip(experts, known.energies.tolist(), strict=True)), TOP)
 
 
@@ -60,28 +84,48 @@ def draw_curves(known: Comparison, experts: tuple[str, ...], measure: Measure) -
     layers = [row for row in dict.fromkeys(rows) if row]
     if not layers:
         return None
-    table = measure.over(known, grouped(rows, layers))
+    groups = grouped(rows, layers)
+    part = groups @ known.unread.double() > 0  # layers that are not read to their end
+    table = measure.over(known, groups).masked_fill(part[:, None], torch.nan)
     curves = {expert: table[:, index].tolist() for index, expert in enumerate(experts)}
     return curves_figure(layers, curves, measure.label, measure.form)
 
 
-def draw_pairs(known: Comparison, experts: tuple[str, ...], pair: str, where: str) -> go.Figure | None:
-    """Experts against each other, in the whole model or in one layer."""
-    inside = [where in (WHOLE_MODEL, place(name).row or place(name).module) for name in known.names]
-    if not any(inside):
-        return None
-    found = pairs_of(known, PAIRS[pair]).of(torch.tensor(inside))
+def draw_pairs(known: Comparison, experts: tuple[str, ...], pair: str, kept: str, where: str) -> go.Figure | Words:
+    """Experts against each other, before trimming or after it, in one layer or in the whole model.
+
+    A layer that these models do not have stands for all of it.
+    """
+    density, where = KEPT[kept], _among(known, where)
+    inside = torch.tensor([where in (WHOLE_MODEL, _where(name)) for name in known.names])
+    there = inside & ~awaited(known, density)
+    if not there.any():
+        whole = density is not None and bool(known.unread.any())
+        return Words(f"{LATER}: trimming ranks the entries of the whole model." if whole else "Not read yet.")
+    found = pairs_of(known, density).of(there)
+    title = pair.capitalize() + ("" if density is None else f"; each trimmed to density {density:g}")
+    if there.sum() < inside.sum():
+        title += f"; {there.sum()} of {inside.sum()} tensors so far"
     if pair == COSINE:
-        return cosines_figure(experts, found.cosines[0].tolist())
-    return conflicts_figure(experts, found.rates[0].tolist())
+        return cosines_figure(experts, found.cosines[0].tolist(), title)
+    return conflicts_figure(experts, found.rates[0].tolist(), title)
 
 
-def places_of(selection: Selection) -> Any:
-    """The layers, and what is outside them, to choose from."""
-    known = known_comparison(selection)
-    names = known.names if known else ()
-    rows = dict.fromkeys(place(name).row or place(name).module for name in names)
-    return gr.Dropdown([WHOLE_MODEL, *rows], value=WHOLE_MODEL)
+def places_of(known: Comparison | None, where: str) -> Any:
+    """The layers, and what is outside them, to choose from; what was chosen stays if these models have it."""
+    return gr.Dropdown([WHOLE_MODEL, *_places(known)], value=_among(known, where))
+
+
+def _places(known: Comparison | None) -> dict[str, None]:
+    return dict.fromkeys(map(_where, known.names if known else ()))
+
+
+def _where(name: str) -> str:
+    return place(name).row or place(name).module
+
+
+def _among(known: Comparison | None, where: str) -> str:
+    return where if where in _places(known) else WHOLE_MODEL
 
 
 def _table(known: Comparison, experts: tuple[str, ...]) -> Any:
@@ -90,30 +134,54 @@ def _table(known: Comparison, experts: tuple[str, ...]) -> Any:
 
 
 def _rows(known: Comparison, experts: tuple[str, ...]) -> tuple[list[list[Any]], list[str]]:
-    """The numbers of all tensors and experts, a row for each pair, and the heads of the columns."""
+    """The numbers of all tensors and experts that are read, a row for each pair, and the heads of the columns."""
     heads = ["tensor", "layer", "module", "entries", "expert", *(measure.label for measure in MEASURES.values())]
     tables = [measure.table(known).tolist() for measure in MEASURES.values()]
+    there = (known.has & ~known.unread[:, None]).tolist()
     rows = [
         [name, place(name).row, place(name).module, math.prod(known.shapes[at]), expert, *_numbers(tables, at, column)]
         for at, name in enumerate(known.names)
         for column, expert in enumerate(experts)
-        if known.has[at, column]
+        if there[at][column]
     ]
     return rows, heads
 
 
 def _numbers(tables: list[list[list[float]]], tensor: int, expert: int) -> Iterator[float | None]:
     for table in tables:
-        value = table[tensor][expert]
-        yield float(f"{value:.5g}") if math.isfinite(value) else None
+        yield _short(table[tensor][expert])
+
+
+def _short(value: float) -> float | None:
+    return float(f"{value:.5g}") if math.isfinite(value) else None
+
+
+def _pairs(known: Comparison, experts: tuple[str, ...]) -> tuple[list[list[Any]], list[str]]:
+    """What each expert has in common with each other one, for the rows of the table: too wide for the page."""
+    heads, tables = list[str](), list[tuple[int, Any]]()
+    for density in (None, *known.trimmed) if len(experts) > 1 else ():
+        found = pairs_of(known, density)
+        at = "" if density is None else f" at density {density:g}"
+        for words, table in (("cosine with", found.cosines.tolist()), ("in conflict with", found.rates.tolist())):
+            heads += [f"{words} {other}{at}" for other in experts]
+            tables += [(other, table) for other in range(len(experts))]
+    rows = [
+        [None if other == column else _short(table[row][column][other]) for other, table in tables]
+        for row, column in known.has.nonzero().tolist()
+    ]
+    return rows, heads
 
 
 def as_csv(selection: Selection) -> tuple[str, str] | None:
     """The table as a file: its name and its text."""
     known = known_comparison(selection)
+    if not known and selection.ready:
+        raise MergeError("These models are not read to their end. Download the table when they are.")
     if not known:
         return None
     rows, heads = _rows(known, selection.names)
+    pairs, others = _pairs(known, selection.names)
+    rows, heads = [row + more for row, more in zip(rows, pairs, strict=True)], heads + others
     text = io.StringIO()
     csv.writer(text).writerows([heads, *([_inert(cell) for cell in row] for row in rows)])
     return "task-vectors.csv", text.getvalue()
@@ -137,13 +205,17 @@ def describe(selection: Selection) -> str:
 def show_tensor(selection: Selection, name: str) -> tuple[str, go.Figure | None]:
     """One tensor from near: its numbers per expert, and how the entries of its task vectors are spread."""
     comparison = known_comparison(selection)
+    if not comparison and selection.ready:
+        return f'<h3>{html.escape(name)}</h3><p class="caption">{LATER}.</p>', None
     if not comparison or name not in comparison.names:
         return "", None
     index = comparison.names.index(name)
     shape = " × ".join(map(str, comparison.shapes[index])) or "a single number"
     rows = "".join(_cells(comparison, index, column, name) for column, name in enumerate(selection.names))
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("Expert", "‖τ‖", "‖τ‖ / ‖W₀‖", "entries unmoved"))
-    table = f'<table class="numbers"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>'
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("Expert", *NEAR))
+    table = (
+        f'<div class="scroll"><table class="numbers"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+    )
     title = f'<h3>{html.escape(name)}</h3><p class="caption">{shape} · ‖W₀‖ = {comparison.base_norms[index]:.4g}</p>'
     return title + table, _histogram(comparison, selection.names, index)
 
@@ -151,9 +223,8 @@ def show_tensor(selection: Selection, name: str) -> tuple[str, go.Figure | None]
 def _cells(comparison: Comparison, tensor: int, expert: int, name: str) -> str:
     """A row of the table: what is known of a tensor of one expert."""
     if not comparison.has[tensor, expert]:
-        return f'<tr><td>{html.escape(name)}</td><td colspan="3">does not have this tensor</td></tr>'
-    tables = ((comparison.norms, ".4g"), (comparison.relative, ".2%"), (comparison.zeros, ".1%"))
-    numbers = [(float(table[tensor, expert]), form) for table, form in tables]
+        return f'<tr><td>{html.escape(name)}</td><td colspan="{len(NEAR)}">does not have this tensor</td></tr>'
+    numbers = [(float(measure.table(comparison)[tensor, expert]), form) for measure, form in NEAR.values()]
     cells = "".join(f"<td>{'–' if math.isnan(number) else format(number, form)}</td>" for number, form in numbers)
     return f"<tr><td>{html.escape(name)}</td>{cells}</tr>"
 

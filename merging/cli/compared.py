@@ -14,8 +14,10 @@ from merging.cli.progress import progress, stoppable
 from merging.compare import Comparison, compare
 from merging.engine import Step
 from merging.statistics.magnitudes import DENSITIES
+from merging.statistics.pairs import Pairs
 
 ENERGY = DENSITIES[8], DENSITIES[16]  # shares of entries whose energy is printed: 1 in 16, and 1 in 4
+Shared = dict[str, list[list[list[float]]]]  # by tensor and pair of experts
 
 
 def looked_at(base: Path, experts: Sequence[Path]) -> Comparison:
@@ -32,12 +34,18 @@ def looked_at(base: Path, experts: Sequence[Path]) -> Comparison:
 
 
 def content(found: Comparison) -> dict[str, Any]:
-    """All of it, fit for JSON; what has no number is null."""
+    """All of it, fit for JSON; what has no number is null. The pairs of a tensor are in the order of all `pairs`."""
+    pairs = list(combinations(range(len(found.experts)), 2))
+    whole = _shared(found.pairs.of()), {density: _shared(left.of()) for density, left in found.trimmed.items()}
+    each = _shared(found.pairs), {density: _shared(left) for density, left in found.trimmed.items()}
     return {
         "base": found.base,
         "experts": [_expert(found, index) for index in range(len(found.experts))],
-        "pairs": [_pair(found, *pair) for pair in combinations(range(len(found.experts)), 2)],
-        "tensors": [_tensor(found, row) for row in range(len(found.names))],
+        "pairs": [{"experts": [found.experts[at] for at in pair], **_pair(whole, 0, *pair)} for pair in pairs],
+        "tensors": [
+            {**_tensor(found, row), "pairs": [_pair(each, row, *pair) for pair in pairs]}
+            for row in range(len(found.names))
+        ],
         "warnings": found.warnings(),
     }
 
@@ -77,20 +85,18 @@ def _expert(found: Comparison, index: int) -> dict[str, Any]:
     }
 
 
-def _pair(found: Comparison, one: int, other: int) -> dict[str, Any]:
-    trimmed = {density: pairs.of() for density, pairs in found.trimmed.items()}
-    return {
-        "experts": [found.experts[one], found.experts[other]],
-        "cosine": _plain(found.cosines[one, other]),
-        "conflict": _plain(found.pairs.of().rates[0, one, other]),
-        "trimmed": {
-            f"{density:g}": {
-                "cosine": _plain(pairs.cosines[0, one, other]),
-                "conflict": _plain(pairs.rates[0, one, other]),
-            }
-            for density, pairs in trimmed.items()
-        },
-    }
+def _shared(pairs: Pairs) -> Shared:
+    return {"cosine": pairs.cosines.tolist(), "conflict": pairs.rates.tolist()}
+
+
+def _pair(known: tuple[Shared, dict[float, Shared]], row: int, one: int, other: int) -> dict[str, Any]:
+    """What two experts have in common in a tensor, before trimming and by the density that they are trimmed to."""
+
+    def told(shared: Shared) -> dict[str, float | None]:
+        return {name: _plain(table[row][one][other]) for name, table in shared.items()}
+
+    whole, trimmed = known
+    return {**told(whole), "trimmed": {f"{density:g}": told(shared) for density, shared in trimmed.items()}}
 
 
 def _tensor(found: Comparison, row: int) -> dict[str, Any]:

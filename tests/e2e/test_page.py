@@ -40,5 +40,17 @@ def test_the_page_fits_its_window_and_everything_has_a_name_and_the_keyboard_rea
             visit.evaluate("""() => { const part = document.activeElement;
               return part.closest('[id]:not([id^=component], [id^=html-])')?.id || ''; }""")
         )
-    wanted = {"theme", "measure", "matrix", "pair", "where", "recipe-drop", "method", "from-k", "run", "sample-run"}
+    wanted = {
+        "theme",
+        "measure",
+        "matrix",
+        "pair",
+        "kept",
+        "where",
+        "recipe-drop",
+        "method",
+        "from-k",
+        "run",
+        "sample-run",
+    }
     assert wanted - {name.removesuffix("-button") for name in reached} == set()

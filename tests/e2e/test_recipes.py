@@ -44,7 +44,7 @@ def test_a_recipe_goes_out_as_a_file_and_in_a_link_and_comes_back(watched: Page,
     assert yaml.safe_load(text)["parameters"]["lambda"] == 0.7
 
     page.locator("#recipe-link").click()
-    expect(page.locator("#recipe-opened")).to_contain_text("The link is copied.")
+    expect(page.locator("#recipe-unsaved")).to_contain_text("The link is copied.")
     page.wait_for_function("async () => (await navigator.clipboard.readText()).includes('?recipe=')")
     link = page.evaluate("navigator.clipboard.readText()")
     page.goto(link)

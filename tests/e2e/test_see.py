@@ -6,12 +6,16 @@ import csv
 import io
 from pathlib import Path
 
+import gradio as gr
 import pytest
 import torch
 from playwright.sync_api import Page, expect
 from safetensors.torch import load_file, save_file
 
+from tests.conftest import largest
 from tests.e2e.conftest import ROOT, choose_models, drawn, figure, numbers, open_tab, saved
+from ui.figures.curves import curves_figure
+from ui.plot_view import PlotView, Words, serve_plotly
 
 pytestmark = pytest.mark.e2e
 
@@ -63,10 +67,17 @@ def test_every_view_shows_what_the_files_hold(visit: Page) -> None:
     visit.keyboard.press("ArrowRight")
     visit.keyboard.press("ArrowRight")
     expect(visit.locator("#matrix .pv-live")).to_contain_text("shakespeare, bible: 0.")
-    visit.locator("#pair").get_by_label("to 20 %").click()
-    visit.wait_for_function(
-        "() => document.querySelector('#matrix .pv-box').data[0].hovertemplate.includes('conflict')"
-    )
+    visit.locator("#kept").get_by_label("20 %").click()
+    title = "Cosine of the task vectors; each trimmed to density 0.2"
+    expect(visit.locator("#matrix .gtitle")).to_contain_text("each trimmed to density 0.2")
+    assert numbers(visit, "#matrix")[0][0] == title
+    layer = [name for name in load_file(ZOO / "base/model.safetensors") if ".layers.1." in name]
+    trimmed = [largest(ZOO / name, ZOO / "base", 0.2, layer) for name in EXPERTS]
+    for one, row in zip(trimmed, figure(visit, "#matrix")[0]["z"], strict=True):
+        cosines = [float(one @ other / (one.norm() * other.norm())) for other in trimmed]
+        assert row == pytest.approx(cosines, abs=0.005)
+    visit.locator("#pair").get_by_label("entries in sign conflict").click()
+    expect(visit.locator("#matrix .gtitle")).to_contain_text("Entries in sign conflict")
     assert 0 < figure(visit, "#matrix")[0]["z"][0][1] < 1
 
     open_tab(visit, "#views", "Table")
@@ -92,6 +103,7 @@ def test_a_cell_is_looked_into_by_mouse_and_by_keyboard(visit: Page) -> None:
     visit.mouse.click(x, y)
     expect(visit.locator("#tensor-detail h3")).to_have_text(Q)
     expect(visit.locator("#tensor-detail tbody tr")).to_have_count(3)
+    expect(visit.locator("#tensor-detail th").last).to_have_text("kurtosis of τ")
     drawn(visit, "#tensor-histogram")
 
     visit.locator("#norms .pv-box").focus()
@@ -148,3 +160,45 @@ def test_models_of_any_depth_are_drawn_whole(visit: Page, tmp_path: Path) -> Non
         assert drawn_cells == set(shapes)
         labels = visit.locator("#weights .ytick text").evaluate_all("all => all.map(t => t.getBoundingClientRect().y)")
         assert all(after - before > 8 for before, after in zip(sorted(labels), sorted(labels)[1:], strict=False))
+
+
+def test_a_table_of_many_tensors_says_how_much_it_shows_and_the_file_has_all(visit: Page, tmp_path: Path) -> None:
+    names = [f"model.layers.{layer}.mlp.{module}_proj.weight" for layer in range(260) for module in "abcd"]
+    paths = [tmp_path / f"{name}.safetensors" for name in ("ground", "one", "two")]
+    for number, path in enumerate(paths):
+        save_file({name: torch.full((2, 2), 1.0 + number) for name in names}, path)
+
+    choose_models(visit, paths[0], paths[1:])
+    visit.wait_for_function(
+        "() => (document.querySelector('#weights .pv-box').data || [{x: []}])[0].x.join() === 'one,two'"
+    )
+    [(title, rows)] = numbers(visit, "#weights")
+    _, text = saved(visit, visit.locator("#weights .pv-numbers a"))
+
+    assert title == "the first 1000 of 1040 rows; the CSV has them all"
+    assert [row[0] for row in rows[1:]] == names[:1000]
+    assert [row[0] for row in csv.reader(io.StringIO(text))] == ["", *names]
+
+
+def test_words_stand_where_there_is_no_picture_yet(page: Page) -> None:
+    with gr.Blocks() as demo:
+        plot = PlotView(Words("Known <later>."), label="A plot", empty="", elem_id="plot")
+        figure = curves_figure(["0", "1"], {"one": [1.0, 2.0]}, "‖τ‖")
+        for name, value in (("picture", figure), ("nothing", None), ("words", Words("Not yet."))):
+            gr.Button(name, elem_id=name).click(lambda value=value: value, None, plot)
+    serve_plotly()
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True)
+    try:
+        page.goto(url)
+        empty = page.locator("#plot .pv-empty")
+        expect(empty).to_have_text("Known <later>.")
+        page.locator("#picture").click()
+        drawn(page, "#plot")
+        expect(empty).to_be_hidden()
+        page.locator("#words").click()
+        expect(empty).to_have_text("Not yet.")
+        expect(page.locator("#plot .pv-box")).to_be_hidden()
+        page.locator("#nothing").click()
+        expect(empty).to_have_text("")
+    finally:
+        demo.close()

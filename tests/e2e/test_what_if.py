@@ -86,6 +86,10 @@ def test_the_forecast_follows_the_sliders_and_two_settings_are_compared(visit: P
 
 def test_weights_are_changed_by_hand_sampled_and_merged(visit: Page, workplace: Path) -> None:
     before = weights_of(visit, Q)
+    open_tab(visit, "#forecast", "Recipe")
+    visit.locator("#recipe-mergekit").click()
+    expect(visit.locator("#recipe-unsaved [role=alert]")).to_contain_text("mergekit has no FroM.")
+    open_tab(visit, "#forecast", "Coefficients")
     visit.locator("#editing button").first.click()
     visit.locator("#edit-convert").click()
     expect(visit.locator("#method").get_by_label("Task arithmetic", exact=True)).to_be_checked()
@@ -124,6 +128,13 @@ def test_weights_are_changed_by_hand_sampled_and_merged(visit: Page, workplace: 
     visit.locator("#edit-redo").click()
     expect_weights(visit, UP, [0.25] * 3)
 
+    part.get_by_label("last third").click()
+    visit.locator("#edit-first input").fill("0.75")
+    visit.locator("#edit-apply").click()
+    expect(done.locator("li").first).to_have_text("last third: weight 0.75")
+    expect_weights(visit, UP.replace("layers.1", "layers.4"), [0.75] * 3)
+    expect_weights(visit, UP, [0.25] * 3)
+
     part.get_by_label("the model").click()
     change.get_by_label("ramp").click()
     visit.locator("#edit-first input").fill("1")
@@ -135,6 +146,14 @@ def test_weights_are_changed_by_hand_sampled_and_merged(visit: Page, workplace: 
     expect_weights(visit, Q, before)
     visit.locator("#edit-preset input").click()
     visit.get_by_role("option", name="attention only").click()
+    expect_weights(visit, UP, [0] * 3)
+    expect_weights(visit, Q, before)
+
+    choose_method(visit, "Three papers", "FroM")  # which takes no changes
+    expect(visit.locator("#forecast-note")).to_contain_text("Or press Reset below “Change by hand”")
+    visit.locator("#edit-convert").click()
+    expect(done).to_contain_text("Your changes stand on top of them.")
+    expect(visit.locator("#method").get_by_label("Task arithmetic", exact=True)).to_be_checked()
     expect_weights(visit, UP, [0] * 3)
     expect_weights(visit, Q, before)
 

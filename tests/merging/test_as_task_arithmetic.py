@@ -95,6 +95,24 @@ def test_it_can_be_changed_by_hand_then(family: Family) -> None:
     assert edited.settings().of("model.layers.1.mlp.up_proj.weight", 1.0)["weight"] == [2.0, 2.0]
 
 
+def test_changes_by_hand_stand_on_top_of_its_weights_exactly(family: Family, tmp_path: Path) -> None:
+    base, experts = family()
+    recipe = Recipe("from", base, tuple(experts))
+    again, names = told_again(recipe)
+    one, other = ("model.layers.0.mlp.up_proj.weight", "model.layers.1.mlp.up_proj.weight")
+    edits = Edits((Edit(Part("tensor", one), "scale", 0.5), Edit(Part("group", "last third"), "set", 0.0)))
+
+    edited = applied(again, edits, names)
+
+    for result, folder in ((recipe, "one"), (edited, "other")):
+        merge(result, tmp_path / folder)
+    whole, part = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "other"))
+    start = load_file(base / "model.safetensors")
+    wanted = {**whole, one: start[one] + 0.5 * (whole[one] - start[one]), other: start[other]}
+    for name in names:
+        torch.testing.assert_close(part[name], wanted[name], rtol=1e-6, atol=1e-6)
+
+
 def test_a_tensor_that_an_expert_lacks_is_merged_without_it(family: Family, tmp_path: Path) -> None:
     base, experts = family()
     few = random_tensors(7)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import pty
 import re
@@ -26,7 +27,7 @@ from merging.cli import merge as merge_command
 from merging.cli.progress import stoppable
 from merging.engine import Step, merge
 from merging.recipe import Recipe, load_recipe
-from tests.conftest import Family, random_tensors, write_model
+from tests.conftest import Family, largest, random_tensors, write_model
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["merge", "check", "inspect", "extract", "verify", "methods", "collect", "export"]
@@ -510,6 +511,15 @@ def test_inspecting_experts_tells_how_far_they_went_and_where_they_conflict(fami
     assert found["experts"][0]["norm"] == pytest.approx(squares**0.5)
     assert found["pairs"][0]["experts"] == ["expert-1", "expert-2"]
     assert 0 < found["pairs"][0]["conflict"] < 1
+    for shared, names in (
+        (found["pairs"][0], list(start)),
+        *((tensor["pairs"][0], [tensor["name"]]) for tensor in found["tensors"]),
+    ):
+        one, other = (largest(Path(path), base, 0.2, names) for path in paths[1:3])
+        apart = ((one * other) < 0).sum() / ((one * other) != 0).sum()
+        trimmed = {name: math.nan if told is None else told for name, told in shared["trimmed"]["0.2"].items()}
+        assert trimmed["cosine"] == pytest.approx(float(one @ other / (one.norm() * other.norm())), nan_ok=True)
+        assert trimmed["conflict"] == pytest.approx(float(apart), nan_ok=True)
     assert {tensor["name"] for tensor in found["tensors"]} == set(start)
     assert found["warnings"] == []
 

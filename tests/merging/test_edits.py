@@ -16,7 +16,7 @@ from merging.errors import MergeError
 from merging.exporting import to_mergekit
 from merging.memory import merge_groups
 from merging.method import METHODS, Group
-from merging.parts import GROUPS, Part
+from merging.parts import GROUPS, THIRDS, Part
 from merging.places import place
 from merging.recipe import Recipe, load_recipe
 from merging.rules import value_for
@@ -111,6 +111,19 @@ def test_a_ramp_goes_through_the_layers_of_its_part() -> None:
     assert {table[name] for name in NAMES if layer(name) == 3} == {0.7}
     [table, _] = weights_of(RECIPE, Edits((Edit(Part(), "set", 0.2, 0.7),)), NAMES)
     assert {table[name] for name in NAMES if layer(name) in (None, 0)} == {0.2}
+
+
+def test_each_third_of_the_layers_has_numbers_of_its_own() -> None:
+    first, middle, last = (Part("group", third) for third in THIRDS)
+
+    changed(Edit(first, "set", 0.2), Edit(middle, "scale", 0.5), Edit(last, "set", 0.6, 0.9), Edit(last, "scale", 2.0))
+    [table, _] = weights_of(
+        RECIPE, Edits((Edit(first, "set", 0.2), Edit(middle, "scale", 0.5), Edit(last, "set", 0.6, 0.9))), NAMES
+    )
+
+    found = {layer(name): table[name] for name in NAMES}
+    assert [found[at] for at in range(12)] == pytest.approx([0.2] * 4 + [0.5] * 4 + [0.6, 0.7, 0.8, 0.9])
+    assert found[None] == 1.0
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -210,6 +223,11 @@ def test_changes_can_be_taken_back_and_made_again() -> None:
     assert applied(RECIPE, edits.undo().undo(), NAMES) == RECIPE
     assert applied(RECIPE, edits.reset(), NAMES) == RECIPE
     assert edits.reset().undo().done == edits.done
+    assert edits.standing == (one, two)
+    assert edits.reset().standing == ()
+    assert edits.reset().and_then(three).standing == (three,)
+    unweighted = Recipe("from", Path("base"), (Path("a"),))
+    assert applied(unweighted, edits.reset(), NAMES) == unweighted  # which takes no change
 
 
 def test_what_the_models_do_not_have_is_not_changed() -> None:

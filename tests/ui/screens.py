@@ -9,14 +9,28 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 import plotly.graph_objects as go
+import pytest
 from gradio.blocks import Block
 
+from merging.adapter import open_expert
+from merging.checkpoint import open_checkpoint
+from merging.compare import Comparison, compare
 from merging.recipe import Recipe
 from ui.comparing import make_comparison
 from ui.figures.effects import DISTANCE
 from ui.forecast import draw_forecast
 from ui.forecast_panel import VIEWS
 from ui.models_panel import Selection, read_models
+
+
+def parts(base: Path, experts: list[Path]) -> list[Comparison]:
+    """What is known of the models each time that a piece has been read, before all is."""
+    found: list[Comparison] = []
+    start = open_checkpoint(base)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("merging.statistics.survey.EVERY", 0.0)
+        compare(start, [open_expert(path, start) for path in experts], workers=1, on_part=found.append)
+    return found
 
 
 class Drawn(NamedTuple):
@@ -66,6 +80,7 @@ class Screen:
         self.named = {block.elem_id: block for block in demo.blocks.values() if getattr(block, "elem_id", None)}
         self.rendered: dict[str, Any] = {}  # what is made anew of what the page holds: components by their labels
         self.held = {number: getattr(block, "value", None) for number, block in demo.blocks.items()}
+        self.streamed: list[dict[str, Any]] = []  # what components were told, one after another, by their names
         self.seen = {number: bool(getattr(block, "visible", True)) for number, block in demo.blocks.items()}
 
     def __getitem__(self, name: str) -> Any:
@@ -157,6 +172,8 @@ class Screen:
         found = function.fn(*given)
         if inspect.isgenerator(found):
             told = list(found)
+            names = [getattr(component, "elem_id", None) for component in function.outputs]
+            self.streamed += [dict(zip(names, each if len(names) > 1 else [each], strict=True)) for each in told]
             found = told[-1] if told else (gr.skip(),) * len(function.outputs)
         return list(found) if len(function.outputs) > 1 else [found] * len(function.outputs)
 

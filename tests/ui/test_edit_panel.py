@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from merging.edits import PRESETS, Edit, Edits
-from merging.parts import Part
-from tests.conftest import Family
+from merging.edits import PRESETS, Edit, Edits, weights_of
+from merging.parts import THIRDS, Part
+from merging.recipe import Recipe, load_recipe
+from tests.conftest import Family, random_tensors
 from tests.ui.screens import Screen
+from ui.comparing import predicted
 from ui.controls import first
-from ui.draft import Draft
+from ui.draft import Draft, Opened
 from ui.edit_panel import (
     ALL,
     BACK,
@@ -41,15 +45,17 @@ HERE = ("/models/math",)
     ("which", "part"),
     [
         (TENSOR, Part("tensor", UP)), (LAYER, Part("layer", "1")), (MODULE, Part("module", "up")),
-        (GROUP, Part("group", "mlp")), (MODEL, Part()),
+        (GROUP, Part("group", "mlp")), ("first third", Part("group", "first third")),
+        ("middle third", Part("group", "middle third")), ("last third", Part("group", "last third")), (MODEL, Part()),
     ],
 )  # fmt: skip
 def test_a_part_is_the_one_that_the_tensor_is_in(which: str, part: Part) -> None:
     found = part_of(PICKED, which)
 
     assert found == part
-    assert UP in found.of([UP, "model.norm.weight"])
-    assert (part_of(Picked(), which) is None) == (which != MODEL)
+    deep = [f"model.layers.{layer}.mlp.up_proj.weight" for layer in range(3)]
+    assert (UP in found.of([*deep, "model.norm.weight"])) == (which not in ("first third", "last third"))
+    assert (part_of(Picked(), which) is None) == (which not in (MODEL, *THIRDS))
 
 
 @pytest.mark.parametrize(
@@ -69,6 +75,8 @@ def test_a_change_is_what_the_controls_say(change: str, edit: Edit) -> None:
 def test_all_experts_can_be_changed_at_once() -> None:
     assert edit_of(PICKED, MODEL, ALL, SET, 1, 0, experts=HERE) == Edit(Part(), "set", 1.0)
     assert edit_of(Picked(), MODEL, ALL, SET, 1, 0, experts=HERE) == Edit(Part(), "set", 1.0)
+    ramp = Edit(Part("group", "last third"), "set", 1.0, 0.25)
+    assert edit_of(Picked(), "last third", ALL, RAMP, 1, 0.25, experts=HERE) == ramp
 
 
 @pytest.mark.parametrize(
@@ -196,3 +204,90 @@ def test_a_method_without_weights_offers_to_become_one_that_has_them(picked: Scr
     assert "the same coefficients" in picked["edit-done"]
     sliders = [picked.rendered[f"Weight of {name}"].value for name in ("expert-1", "expert-2")]
     assert sliders == [first(weights[path]) for path in picked["experts"]]
+
+
+def shown(screen: Screen) -> Recipe:
+    """The recipe that the page stands for."""
+    screen.fire("forecast", "select", value="Recipe")
+    return load_recipe(screen["recipe-text"])
+
+
+def shown_weights(screen: Screen) -> tuple[dict[str, float], ...]:
+    """The weight of each tensor in it, for each expert."""
+    return weights_of(shown(screen), Edits(), tuple(random_tensors(0)))
+
+
+def test_a_third_of_the_layers_gets_a_number_of_its_own(picked: Screen) -> None:
+    for part, number in (("first third", 0.25), ("last third", 0.75)):
+        picked["edit-part"], picked["edit-who"], picked["edit-first"] = part, ALL, number
+        picked.fire("edit-apply")
+
+    for table in shown_weights(picked):
+        assert [table[f"model.layers.{layer}.mlp.up_proj.weight"] for layer in (0, 1)] == [0.25, 0.75]
+        assert {value for name, value in table.items() if "layers" not in name} == {1.0}
+
+
+def test_a_part_that_the_models_do_not_have_is_not_changed_in_silence(picked: Screen) -> None:
+    picked["edit-part"], picked["edit-who"] = "middle third", ALL  # of two layers
+    picked.fire("edit-apply")
+
+    assert picked.state(Draft).edits.done == ()
+    assert "These models have no middle third, so nothing would change." in picked["edit-done"]
+
+
+def test_turned_into_task_arithmetic_the_changes_stand_on_top_of_its_weights(picked: Screen) -> None:
+    picked["edit-part"], picked["edit-who"], picked["edit-change"], picked["edit-first"] = LAYER, ALL, SCALE, 0.5
+    picked.fire("edit-apply")
+    edits = picked.state(Draft).edits
+    picked["task_arithmetic-normalize"] = True
+    picked["method"] = "from"
+    picked.fire("method", "change")
+    assert "Or press Reset below “Change by hand”" in picked["forecast-note"]
+    plain = as_weights(picked)
+
+    picked.fire("edit-convert")
+    picked.fire("method", "change")
+
+    assert picked.state(Draft).edits == edits
+    assert "Your changes stand on top of them." in picked["edit-done"]
+    assert "layer 1: weight × 0.5" in picked["edit-done"]
+    assert picked["task_arithmetic-normalize"] is False
+    expected = [{name: value * (0.5 if name == UP else 1) for name, value in table.items()} for table in plain]
+    for table, wanted in zip(shown_weights(picked), expected, strict=True):
+        assert table == pytest.approx(wanted, rel=1e-6)
+
+
+def as_weights(screen: Screen) -> list[dict[str, float]]:
+    """FroM's coefficients of each tensor, by expert."""
+    selection = screen.state(Selection)
+    found = predicted(selection, Recipe("from", Path(selection.base), tuple(map(Path, selection.fitting))))
+    assert found
+    return [dict(zip(found.names, column, strict=True)) for column in found.weights.T.tolist()]
+
+
+def test_what_an_opened_recipe_said_of_task_arithmetic_is_past_when_it_is_turned_into_it(picked: Screen) -> None:
+    selection = picked.state(Selection)
+    told = Recipe(
+        "task_arithmetic", Path(selection.base), tuple(map(Path, selection.fitting)), values={"lambda": [1.0, 0.5]}
+    )
+    picked.put(Draft(opened=Opened(told, {"task_arithmetic.lambda": 1.0})))
+    picked["method"] = "from"
+
+    picked.fire("edit-convert")
+    picked.fire("method", "change")
+
+    assert shown(picked).values == {"lambda": 1.0, "normalize": False}
+
+
+def test_the_way_back_is_never_refused(picked: Screen) -> None:
+    for _ in range(2):
+        picked.fire("edit-apply")
+    picked["method"] = "magmax"  # which has no weights
+
+    picked.fire("edit-undo")
+    assert len(picked.state(Draft).edits.done) == 1
+    picked.fire("edit-reset")
+
+    assert picked.state(Draft).edits.standing == ()
+    picked.fire("method", "change")
+    assert shown(picked).method == "magmax"

@@ -128,7 +128,7 @@ def test_a_matrix_says_each_number_while_there_is_room() -> None:
 
     assert small.data[0].text[0][1] == "0.500"
     assert (small.data[0].texttemplate, large.data[0].texttemplate) == ("%{text}", "")
-    assert large.layout.height == 60 + 64 * 8
+    assert large.layout.height == 86 + 64 * 8
     assert (small.data[0].zmin, small.data[0].zmax) == (-1, 1)
 
 

@@ -6,19 +6,29 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
-from merging.compare import compare
+from merging.compare import Comparison, compare
 from tests.conftest import Family
-from tests.ui.screens import Screen
+from tests.ui.screens import Screen, parts
 from ui import comparing
 from ui.comparing import known_comparison
 from ui.jobs import stoppable
 from ui.models_panel import Selection, read_models
-from ui.wires.models import STOPPED
+from ui.see_panel import DRAWN
+from ui.views import Look
+from ui.wires.models import STOPPED, filling
 
 PICTURES = ("norms", "curves", "matrix", "energy", "weights", "effects", "difference")
-MOVES = (("measure", "input"), ("pair", "input"), ("effect", "change"), ("from-scaling", "change"), ("seed", "change"))
+MOVES = (
+    ("measure", "input"),
+    ("pair", "input"),
+    ("kept", "input"),
+    ("effect", "change"),
+    ("from-scaling", "change"),
+    ("seed", "change"),
+)
 
 
 @pytest.fixture
@@ -101,6 +111,77 @@ def test_while_they_are_read_turning_tabs_leaves_the_heatmap_that_is_filling(unr
     assert unread["norms"] == "half of a heatmap"
     assert not unread.sees("see-read")
     assert "Read them" not in (unread["forecast-note"] or "")
+
+
+def told(screen: Screen, name: str) -> list[Any]:
+    """What a component was told while models were read, without what left it as it was."""
+    return [step[name] for step in screen.streamed if name in step and step[name] != gr.skip()]
+
+
+@pytest.mark.parametrize(
+    ("title", "plots"),
+    [("Layers", ["norms"]), ("Depth", ["curves"]), ("Experts", ["matrix", "energy"]), ("Table", ["statistics"])],
+)
+def test_the_open_view_alone_is_filled_while_models_are_read(
+    unread: Screen, monkeypatch: pytest.MonkeyPatch, title: str, plots: list[str]
+) -> None:
+    part = parts(Path(unread["base"]), [Path(path) for path in unread["experts"]])[2]
+
+    def halfway(*given: Any, on_part: Callable[[Comparison], None], **named: Any) -> Comparison:
+        turn(unread, "views", title)  # the reading began with another view open
+        on_part(part)
+        given[2](1, 2)
+        return compare(*given, **named)
+
+    monkeypatch.setattr(comparing, "compare", halfway)
+
+    unread.fire("base", "change")
+
+    names = ("norms", "curves", "matrix", "energy", "statistics")
+    assert {name for name in names if any(part is not None for part in told(unread, name))} == set(plots)
+    assert all(unread[name] is not None for name in plots)
+    assert len(told(unread, "where")) == 1
+    assert read(unread)
+
+
+def test_a_view_that_is_opened_is_drawn_at_the_next_step_and_of_the_same_models_once(family: Family) -> None:
+    known, later = parts(*family())[1:3]
+    looks = iter([Look("depth"), Look("depth"), Look("depth"), Look("table"), Look("table"), Look("table")])
+    steps = iter([("0", None), ("1", known), ("2", None), ("3", None), ("4", None), ("5", later)])
+
+    found = [
+        {name for name, value in zip([*DRAWN, "where"], drawn, strict=True) if value is not None and value != gr.skip()}
+        for _, *drawn in filling(steps, ("a", "b"), lambda: next(looks))
+    ]
+
+    assert found == [set(), {"curves", "where"}, set(), {"table"}, set(), {"table"}]
+
+
+def test_a_reading_that_others_follow_says_nothing_any_more(unread: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = list(unread["experts"])
+
+    def overtaken(*given: Any, **named: Any) -> Comparison:
+        monkeypatch.setattr(comparing, "compare", compare)
+        unread["experts"] = first[:1]
+        unread.fire("experts", "change")
+        given[2](1, 2)  # tells once more how far it is
+        return compare(*given, **named)
+
+    monkeypatch.setattr(comparing, "compare", overtaken)
+
+    unread.fire("base", "change")
+
+    assert [step["see-note"] for step in unread.streamed if "see-note" in step][-1].startswith("<p")
+    assert not unread.sees("see-stop")
+
+
+def test_a_tensor_that_is_clicked_meanwhile_says_when_it_is_known(unread: Screen) -> None:
+    with stoppable("someone", "compare"):
+        unread.fire("norms", "cell_select", cell="model.norm.weight")
+        turn(unread, "views", "Tensor")
+
+    assert "Known when all is read." in unread["tensor-detail"]
+    assert "Known when all is read." in unread["microscope"]
 
 
 def test_a_reading_that_is_stopped_says_how_to_go_on(unread: Screen, before: Any) -> None:

@@ -16,6 +16,7 @@ from merging.recipe import Recipe, load_recipe
 from tests.adapters import random_adapter
 from tests.conftest import Family, random_tensors, write_model
 from tests.ui.screens import Screen
+from ui.downloads import NOTHING
 from ui.visit import Visit
 
 ALL = METHODS | ADAPTERS
@@ -55,7 +56,7 @@ def opened(screen: Screen, path: Path) -> None:
 
 
 def saved(screen: Screen) -> str:
-    (told,) = screen.fire("recipe-save")
+    told, _ = screen.fire("recipe-save")
     assert told["name"] == "recipe.yaml"
     return str(told["text"])
 
@@ -222,15 +223,20 @@ def test_a_link_opens_what_it_was_made_of(screen: Screen, built: gr.Blocks) -> N
 
 
 def test_nothing_is_offered_before_models_are_chosen(screen: Screen) -> None:
-    assert screen.fire("recipe-save") == [{}]
+    file, _ = screen.fire("recipe-save")
+
+    assert file == {}
+    assert NOTHING in screen["recipe-unsaved"]
 
 
 def test_what_mergekit_does_not_have_is_an_error_and_no_file(screen: Screen, family: Family) -> None:
     screen.choose(*family())
     saved(screen)
 
-    with pytest.raises(gr.Error, match="mergekit has no FroM"):
-        screen.fire("recipe-mergekit")
+    file, _ = screen.fire("recipe-mergekit")
+
+    assert file == {}
+    assert "mergekit has no FroM" in screen["recipe-unsaved"]
 
 
 def test_a_merged_folder_is_a_recipe(screen: Screen, family: Family, tmp_path: Path) -> None:

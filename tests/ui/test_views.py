@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import plotly.graph_objects as go
 import pytest
 import torch
 
 from merging.compare import Comparison
-from tests.conftest import Family, random_tensors, write_model
-from tests.ui.screens import Screen, select
+from tests.conftest import Family, largest, random_tensors, write_model
+from tests.ui.screens import Screen, parts, select
 from ui.comparing import known_comparison
-from ui.measures import CONFLICT, MEASURES, RELATIVE
-from ui.models_panel import Selection
-from ui.see_panel import COSINE, DRAWN, PAIRS, VIEWS, WHOLE_MODEL
-from ui.views import as_csv, draw_curves, draw_pairs, draw_view, places_of, show_tensor
+from ui.measures import CONFLICT, MEASURES, RELATIVE, awaited
+from ui.models_panel import Selection, read_models
+from ui.plot_view import Words
+from ui.see_panel import COSINE, DRAWN, KEPT, PAIRS, VIEWS, WHOLE, WHOLE_MODEL
+from ui.views import Look, as_csv, draw_curves, draw_pairs, draw_view, places_of, show_tensor
 
 
 def compared(selection: Selection) -> Comparison:
@@ -32,14 +35,14 @@ def compared(selection: Selection) -> Comparison:
 def test_only_the_open_view_is_drawn(family: Family, view: str) -> None:
     selection = select(*family())
 
-    shown = dict(zip(DRAWN, draw_view(selection, view, RELATIVE.title, COSINE, WHOLE_MODEL), strict=True))
+    shown = dict(zip(DRAWN, draw_view(compared(selection), selection.names, Look(view)), strict=True))
 
     assert {name for name, figure in shown.items() if figure != gr.skip()} == {n for n in DRAWN if DRAWN[n] == view}
     assert all(figure is not None for figure in shown.values())
 
 
 def test_without_models_nothing_of_the_last_ones_stays() -> None:
-    assert draw_view(Selection(), "depth", RELATIVE.title, COSINE, WHOLE_MODEL) == (None,) * len(DRAWN)
+    assert draw_view(None, (), Look("depth")) == (None,) * len(DRAWN)
 
 
 @pytest.mark.parametrize("measure", MEASURES.values(), ids=list(MEASURES))
@@ -71,18 +74,106 @@ def test_experts_are_set_against_each_other_in_the_model_and_in_a_layer(family: 
 
     for where, names in ((WHOLE_MODEL, list(start)), ("1", ["model.layers.1.mlp.up_proj.weight"])):
         one, other = (torch.cat([end[name].flatten() for name in names]).double() for end in ends)
-        cosine, conflict = (draw_pairs(known, selection.names, pair, where) for pair in list(PAIRS)[:2])
-        assert cosine is not None
-        assert conflict is not None
+        cosine, conflict = (draw_pairs(known, selection.names, pair, WHOLE, where) for pair in PAIRS)
+        assert isinstance(cosine, go.Figure)
+        assert isinstance(conflict, go.Figure)
         assert cosine.data[0].z[0][1] == pytest.approx(float(one @ other / (one.norm() * other.norm())), rel=1e-3)
         assert conflict.data[0].z[1][0] == pytest.approx(float((one.sign() != other.sign()).double().mean()))
-    assert draw_pairs(known, selection.names, COSINE, "no such layer") is None
+    whole, gone = (draw_pairs(known, selection.names, COSINE, WHOLE, where) for where in (WHOLE_MODEL, "99"))
+    assert whole == gone  # a layer of other models, which these do not have
+
+
+@pytest.mark.parametrize("kept", list(KEPT)[1:3])  # of so few entries, 10 % are one more than were asked for
+def test_experts_are_set_against_each_other_after_trimming_too(family: Family, kept: str) -> None:
+    base, experts = family()
+    selection, density = select(base, experts), KEPT[kept] or 0.0
+    known = compared(selection)
+
+    for where, names in ((WHOLE_MODEL, known.names), ("1", ["model.layers.1.mlp.up_proj.weight"])):
+        cosine, conflict = (draw_pairs(known, selection.names, pair, kept, where) for pair in PAIRS)
+        assert isinstance(cosine, go.Figure)
+        assert isinstance(conflict, go.Figure)
+        one, other = (largest(path, base, density, names) for path in experts)
+        apart = [float((one * other < 0).sum() / both) if (both := int((one * other != 0).sum())) else None]
+        assert cosine.data[0].z[0][1] == pytest.approx(float(one @ other / (one.norm() * other.norm())), rel=1e-3)
+        assert conflict.data[0].z[0][1:] == pytest.approx(apart)
+        assert cosine.layout.title.text == f"Cosine of the task vectors<br>each trimmed to density {density:g}"
+        assert conflict.layout.title.text == f"Entries in sign conflict<br>each trimmed to density {density:g}"
+
+
+def shown(known: Comparison, view: str, **chosen: str) -> list[Any]:
+    """What the view shows of it."""
+    plots = draw_view(known, ("one", "two"), Look(view)._replace(**chosen), closed=None)
+    return [plot for plot, of in zip(plots, DRAWN.values(), strict=True) if of == view]
+
+
+def test_every_view_is_drawn_of_what_is_known_so_far(family: Family) -> None:
+    found = parts(*family())
+    early = next(part for part in found if 1 < part.unread.sum() < 3)
+    there = [name for name, unread in zip(early.names, early.unread, strict=True) if not unread]
+    assert there == ["model.embed_tokens.weight", "model.layers.0.mlp.up_proj.weight"]
+
+    (norms,) = shown(early, "layers")
+    words = [word for trace in norms.data for cells in trace.text for word in cells]
+    assert words.count("not read yet") == 2 * 2
+    (curves,) = shown(early, "depth")
+    assert [[value is None for value in line.y] for line in curves.data] == [[False, True]] * 2
+    matrix, energy = shown(early, "experts")
+    assert matrix.layout.title.text == "Cosine of the task vectors<br>2 of 4 tensors so far"
+    assert energy == Words("Known when all is read: the largest entries are those of the whole model.")
+    (table,) = shown(early, "table")
+    assert [row[0] for row in table.value["data"]] == [name for name in there for _ in range(2)]
+
+
+def test_the_part_of_a_layer_that_is_read_is_not_taken_for_the_layer(tmp_path: Path) -> None:
+    names = [f"model.layers.{layer}.mlp.{module}_proj.weight" for layer in (0, 1) for module in ("up", "down")]
+    paths = [
+        write_model(tmp_path / str(number), {name: torch.full((4, 4), number + 1.0) for name in names})
+        for number in range(3)
+    ]
+    early = next(part for part in parts(paths[0], paths[1:]) if part.unread.sum() == 1)
+
+    (curves,) = shown(early, "depth")
+
+    assert [line.y[1] for line in curves.data] == [None, None]
+    assert all(line.y[0] > 0 for line in curves.data)
+
+
+@pytest.mark.parametrize("kept", list(KEPT)[1:])
+def test_what_trimming_leaves_is_drawn_in_the_second_pass_and_words_say_so_before(family: Family, kept: str) -> None:
+    found = parts(*family())
+    early, late = (next(part for part in found if part.unread.sum() == wanted) for wanted in (1, 0))
+    late = next(part for part in found if 0 < int(awaited(part, KEPT[kept]).sum()) < 3 and not part.unread.any())
+
+    before, _ = shown(early, "experts", kept=kept)
+    during, energy = shown(late, "experts", kept=kept)
+    beyond, _ = shown(late, "experts", kept=kept, where="final norm")
+    done, _ = shown(found[-1], "experts", kept=kept)
+
+    assert before == Words("Known when all is read: trimming ranks the entries of the whole model.")
+    assert during.layout.title.text.endswith(" of 4 tensors so far")
+    assert isinstance(energy, go.Figure)
+    assert beyond == Words("Not read yet.")
+    assert done.layout.title.text.endswith(f"each trimmed to density {KEPT[kept]:g}")
+
+
+def test_a_weight_that_is_not_finite_is_not_waited_for(family: Family) -> None:
+    base, experts = family()
+    tensors = random_tensors(1)
+    tensors["model.norm.weight"][0] = torch.nan
+    write_model(experts[0], tensors)
+    known = compared(select(base, experts))
+
+    assert not any(awaited(known, density).any() for density in KEPT.values())
 
 
 def test_the_places_are_layers_and_what_is_outside_them(family: Family) -> None:
-    places = places_of(select(*family()))
+    known = compared(select(*family()))
 
-    assert [name for _, name in places.choices] == [WHOLE_MODEL, "embed", "0", "1", "final norm"]
+    one, gone = (places_of(known, where) for where in ("1", "99"))
+
+    assert [name for _, name in one.choices] == [WHOLE_MODEL, "embed", "0", "1", "final norm"]
+    assert (one.value, gone.value) == ("1", WHOLE_MODEL)
 
 
 def test_the_table_has_a_row_for_each_tensor_of_each_expert(family: Family) -> None:
@@ -100,7 +191,7 @@ def test_the_table_has_a_row_for_each_tensor_of_each_expert(family: Family) -> N
     assert name == "task-vectors.csv"
     assert len(rows) == 2 * 4 - 1
     assert heads[:5] == ["tensor", "layer", "module", "entries", "expert"]
-    assert len(heads) == 5 + len(MEASURES)
+    assert heads[5 : 5 + len(MEASURES)] == [measure.label for measure in MEASURES.values()]
     by_name = {(row[0], row[4]): dict(zip(heads, row, strict=True)) for row in rows}
     up = by_name["model.layers.1.mlp.up_proj.weight", "expert-2"]
     assert (up["layer"], up["module"], up["entries"]) == ("1", "up", "24")
@@ -109,6 +200,27 @@ def test_the_table_has_a_row_for_each_tensor_of_each_expert(family: Family) -> N
     assert float(up[RELATIVE.label]) == pytest.approx(float(known.relative[at, 1]), rel=1e-4)
     assert by_name["model.norm.weight", "expert-2"][CONFLICT.label] == ""  # no other expert has it
     assert "nan" not in text.lower()
+
+
+def test_the_file_tells_what_each_two_experts_have_in_common_before_and_after_trimming(family: Family) -> None:
+    base, experts = family()
+    selection = select(base, experts)
+    name = "model.layers.1.mlp.up_proj.weight"
+
+    file = as_csv(selection)
+
+    assert file
+    (row,) = (
+        row for row in csv.DictReader(io.StringIO(file[1])) if (row["tensor"], row["expert"]) == (name, "expert-1")
+    )
+    for at, density in (("", 1.0), (" at density 0.5", 0.5)):
+        one, other = (largest(path, base, density, [name]) for path in experts)
+        cosine, conflict = (float(row[f"{words} with expert-2{at}"]) for words in ("cosine", "in conflict"))
+        assert cosine == pytest.approx(float(one @ other / (one.norm() * other.norm())), rel=1e-3)
+        assert conflict == pytest.approx(float((one * other < 0).sum() / (one * other != 0).sum()), rel=1e-4)
+        assert row[f"cosine with expert-1{at}"] == ""
+    (alone,) = {len(line) for line in csv.reader(io.StringIO(as_csv(select(base, experts[:1]))[1]))}  # type: ignore[index]
+    assert alone == 5 + len(MEASURES)
 
 
 def test_no_name_is_a_formula_in_a_spreadsheet(tmp_path: Path) -> None:
@@ -135,9 +247,40 @@ def test_the_table_is_downloaded_as_it_stands(screen: Screen, family: Family) ->
     file = as_csv(selection)
     assert file
 
-    (told,) = screen.fire("statistics-save")
+    told, _ = screen.fire("statistics-save")
 
     assert told == {"name": file[0], "text": file[1], "type": "text/csv"}
+
+
+def test_the_table_of_models_that_are_not_read_is_not_downloaded(family: Family, screen: Screen) -> None:
+    base, experts = family()
+    screen.put(read_models(str(base), [str(path) for path in experts])[1])
+
+    file, _ = screen.fire("statistics-save")
+
+    assert file == {}
+    assert "These models are not read to their end." in screen["statistics-unsaved"]
+
+
+def test_a_tensor_from_near_tells_the_shape_of_each_task_vector(family: Family) -> None:
+    base, experts = family()
+    tensors = random_tensors(1)
+    del tensors["model.norm.weight"]
+    write_model(experts[0], tensors)
+    selection = select(base, experts)
+    name = "model.layers.1.mlp.up_proj.weight"
+
+    near, _ = show_tensor(selection, name)
+    lacking, _ = show_tensor(selection, "model.norm.weight")
+
+    rows = [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in near.split("<tr>")[1:]]
+    assert rows[0] == ["Expert", "‖τ‖", "‖τ‖ / ‖W₀‖", "entries unmoved", "mean of τ", "kurtosis of τ"]
+    for row, path in zip(rows[1:], experts, strict=True):
+        tau = largest(path, base, 1.0, [name])
+        apart = tau - tau.mean()
+        assert float(row[4]) == pytest.approx(float(tau.mean()), rel=0.05)
+        assert float(row[5]) == pytest.approx(float(apart.pow(4).mean() / apart.square().mean() ** 2), rel=0.01)
+    assert '<td colspan="5">does not have this tensor</td>' in lacking
 
 
 def test_a_histogram_of_a_sample_says_so(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:

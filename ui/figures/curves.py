@@ -45,6 +45,6 @@ def energy_figure(densities: tuple[float, ...], curves: Mapping[str, list[float]
         )  # fmt: skip
     figure.add_vline(x=marked, line={"width": 1, "dash": "dot", "color": "#94a3b8"})
     quiet(figure, 260, hovermode="x unified", showlegend=len(curves) > 1)
-    figure.update_xaxes(title="share of entries kept, the largest first", tickformat=".0%", range=[0, 1])
+    figure.update_xaxes(title="share of entries kept, largest first", tickformat=".0%", range=[0, 1])
     figure.update_yaxes(title="share of ‖τ‖² kept", tickformat=".0%", range=[0, 1.02])
     return figure

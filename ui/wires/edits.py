@@ -9,10 +9,10 @@ from typing import Any
 import gradio as gr
 
 from merging.as_task_arithmetic import as_task_arithmetic
-from merging.edits import PRESETS, Edits, uneditable
+from merging.edits import PRESETS, Edit, Edits, applied, uneditable
 from merging.errors import MergeError
 from ui.comparing import known_comparison, predicted
-from ui.draft import Draft
+from ui.draft import Draft, converted
 from ui.edit_panel import RAMP, SCALE, SET, Picked, edit_of, listed, told
 from ui.errors import notice
 from ui.events import EACH, PRIVATE, QUIET, after
@@ -45,20 +45,33 @@ def wire(page: Page) -> None:
             return refused(chosen, now, str(error))
         return replace(now, edits=edits), *_shown(chosen, edits, words)
 
+    def made(chosen: Selection, now: Draft, edit: Edit, values: tuple[Any, ...]) -> Any:
+        known = known_comparison(chosen)
+        if known and not edit.part.of(known.names):
+            words = f"These models have no {edit.part.words}, so nothing would change. Choose another part."
+            return refused(chosen, now, words)
+        return changed(chosen, now, now.edits.and_then(edit), values)
+
     def on_apply(chosen: Selection, now: Draft, picked: Picked, *given: Any) -> Any:
         controls, values = given[:5], given[5:]
         edit = edit_of(picked, *controls, experts=chosen.fitting)
         if isinstance(edit, str):
             return refused(chosen, now, edit)
-        return changed(chosen, now, now.edits.and_then(edit), values)
+        return made(chosen, now, edit, values)
 
     def on_preset(chosen: Selection, now: Draft, preset: str | None, *values: Any) -> Any:
         if preset not in PRESETS:
             return (gr.skip(),) * 6
-        return *changed(chosen, now, now.edits.and_then(PRESETS[preset]), values), None
+        return *made(chosen, now, PRESETS[preset], values), None
 
     def step(go: Callable[[Edits], Edits]) -> Callable[..., Any]:
-        return lambda chosen, now, *values: changed(chosen, now, go(now.edits), values)
+        """Back or forth, which is never refused: it may be the way out of changes that do not fit."""
+
+        def on_step(chosen: Selection, now: Draft) -> tuple[Any, ...]:
+            edits = go(now.edits)
+            return replace(now, edits=edits), *_shown(chosen, edits)
+
+        return on_step
 
     def on_method(chosen: Selection, picked: Picked, *values: Any) -> tuple[Any, Any, Any]:
         """What is chosen, what stands in the way of changing weights with this method, and the way around."""
@@ -71,18 +84,29 @@ def wire(page: Page) -> None:
         return told(picked, words), gr.Button(visible="Turn it" in words), gr.Button(interactive=not words)
 
     def on_convert(chosen: Selection, *values: Any) -> Any:
+        """The coefficients become weights; changes by hand stand on top of them, as they do on those of any recipe."""
+        now: Draft = values[-1]
         try:
-            recipe = page.recipe(chosen, values)
+            recipe = page.recipe(chosen, (*values[:-1], replace(now, edits=Edits())))
             known = predicted(chosen, recipe)
             if not known:
-                return (gr.skip(),) * 5
+                return (gr.skip(),) * 7
             found = as_task_arithmetic(recipe, known.weights.tolist(), known.names)
+            applied(found, now.edits, known.names)
         except MergeError as error:
-            return *(gr.skip(),) * 4, _shown(chosen, values[-1].edits, notice(str(error)))[0]
+            return *(gr.skip(),) * 6, _shown(chosen, now.edits, notice(str(error)))[0]
         weights = dict(zip(chosen.fitting, found.weights, strict=True))
-        words = notice("These are the same coefficients, as weights of task arithmetic. Change them now.", "good")
-        shown, *_ = _shown(chosen, values[-1].edits, words)
-        return chosen_method("task_arithmetic"), 1.0, weights, object(), shown
+        more = "Your changes stand on top of them" if now.edits.standing else "Change them now"
+        words = notice(f"These are the same coefficients, as weights of task arithmetic. {more}.", "good")
+        told = [found.values[key] for key in ("lambda", "normalize")]
+        return (
+            chosen_method(found.method),
+            *told,
+            weights,
+            object(),
+            converted(now),
+            _shown(chosen, now.edits, words)[0],
+        )
 
     form = page.form
     for plot in (page.see.norms, page.forecast.plot):
@@ -98,7 +122,7 @@ def wire(page: Page) -> None:
     editing.apply.click(on_apply, [selection, draft, editing.picked, *controls, *form], changing, **pressed)
     editing.preset.input(on_preset, [selection, draft, editing.preset, *form], [*changing, editing.preset], **pressed)
     for button, go in ((editing.undo, Edits.undo), (editing.redo, Edits.redo), (editing.reset, Edits.reset)):
-        button.click(step(go), [selection, draft, *form], changing, **pressed)
+        button.click(step(go), [selection, draft], changing, **pressed)
     merging = page.merging
     method = merging.form["method"]
     spoken, given = [editing.said, editing.convert, editing.apply], [selection, editing.picked, *form]
@@ -107,7 +131,10 @@ def wire(page: Page) -> None:
     editing.convert.click(
         on_convert,
         [selection, *form],
-        [method, merging.form["task_arithmetic.lambda"], merging.weights, merging.filled, editing.done],
+        [
+            *(method, merging.form["task_arithmetic.lambda"], merging.form["task_arithmetic.normalize"]),
+            *(merging.weights, merging.filled, draft, editing.done),
+        ],
         **pressed,
     )
     after(selection.change, _others, [selection, draft], changing)

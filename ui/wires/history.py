@@ -88,7 +88,7 @@ def wire(page: Page, filling: Filling) -> None:
     past.stop.click(stopper("apart"), None, None, queue=False, **PRIVATE)
     past.repeat.click(on_repeat, [visit, past.one], filling.outputs, show_progress="hidden", **PRIVATE)
     past.delete.click(on_delete, [visit, past.one, past.folder], [visit, past.said], show_progress="hidden", **PRIVATE)
-    offer(past.report, on_report, [visit, page.models.selection, past.one, past.note], "text/html")
+    offer(past.report, past.unsaved, on_report, [visit, page.models.selection, past.one, past.note], "text/html")
 
 
 def _compared(now: Visit, one: int, other: int, stop: threading.Event) -> Iterator[tuple[str, Any]]:

@@ -16,6 +16,7 @@ from ui.jobs import announce, stoppable
 from ui.models_panel import Selection
 from ui.page import Page
 from ui.tensor_panel import CHOOSE, against, look, pairs
+from ui.views import LATER
 
 
 def wire(page: Page) -> None:
@@ -31,7 +32,7 @@ def wire(page: Page) -> None:
             return
         visitor = request.session_hash or ""
         if not name or not known_comparison(chosen):
-            yield CHOOSE, None, None, None
+            yield f'<p class="caption">{LATER}.</p>' if name and chosen.ready else CHOOSE, None, None, None
             return
         if not now.recipe:
             yield notice(now.problem) if now.problem else "", None, None, None

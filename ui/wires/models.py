@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
 
+from merging.compare import Comparison
 from merging.errors import MergeError, MergeStopped
 from ui.comparing import known_comparison, make_comparison, unread
 from ui.errors import notice
 from ui.events import PRIVATE, QUIET
 from ui.jobs import stop
-from ui.measures import MEASURES
 from ui.models_panel import Selection, read_models
 from ui.page import Page
-from ui.see_panel import WHOLE_MODEL
-from ui.views import describe, draw_norms, draw_view, places_of
+from ui.see_panel import DRAWN
+from ui.views import Look, describe, draw_view, places_of
 from ui.wires.ends import stopper
 
 STOPPED = "Stopped. Press “Read them” to read these models after all, or choose others."
@@ -28,40 +28,70 @@ def buttons(reading: bool, unread: bool) -> tuple[Any, Any]:
     return gr.Button(visible=reading), gr.Button(visible=unread)
 
 
-def wire(page: Page) -> Any:
-    """The event after which the chosen models are known and drawn in step 2."""
+def filling(
+    steps: Iterator[tuple[str, Comparison | None]], experts: tuple[str, ...], look: Callable[[], Look]
+) -> Iterator[tuple[Any, ...]]:
+    """Words for each step, and the open view as far as it is known: values for `See.plots`, and the places in it.
+
+    A view that is opened is drawn of what is known by then. What others showed of other models is gone.
+    """
+    known, seen, still = None, None, (gr.skip(),) * len(DRAWN)
+    for words, part in steps:
+        first, known, now = not known, part or known, look()
+        if not known or (not part and now == seen):
+            yield words, *still, gr.skip()
+            continue
+        seen = now
+        closed, places = (None, places_of(known, now.where)) if first else (gr.skip(), gr.skip())
+        yield words, *draw_view(known, experts, now, closed), places
+
+
+def wire(page: Page, looks: dict[str, Look]) -> Any:
+    """The event after which the chosen models are known and drawn in step 2.
+
+    `looks` tells of visitors whose models are being read which view is open.
+    """
     see = page.see
+    still = (gr.skip(),) * (len(see.plots) + 1)  # what is drawn, as it is
     readings: Counter[str] = Counter()  # how often each visitor chose models
 
     def on_leave(request: gr.Request) -> None:
         readings.pop(request.session_hash or "", None)
+        looks.pop(request.session_hash or "", None)
 
-    def on_models(request: gr.Request, selection: Selection, measure: str) -> Iterator[tuple[Any, ...]]:
-        """Read the weights, and fill the heatmap meanwhile; all else is drawn of them when they are read."""
+    def on_models(request: gr.Request, selection: Selection, *given: Any) -> Iterator[tuple[Any, ...]]:
+        """Read the weights, and fill the open view meanwhile; all else is drawn of them when they are read."""
         visitor = request.session_hash or ""
+        looks[visitor] = Look(*given)
         readings[visitor] += 1
         mine, problem = readings[visitor], ""
         if not selection.ready:
             stop(visitor, "compare")
-            yield "", "", None, gr.skip(), *buttons(False, False)
+            yield "", "", None, *still, *buttons(False, False)
             return
+        looked: tuple[Any, Any] = "", None  # into a tensor of other models
         try:
-            for words, part in make_comparison(selection, visitor):
-                drawn = draw_norms(part, selection.names, MEASURES[measure]) if part else gr.skip()
-                yield notice(words, "info"), "", None, drawn, *buttons(True, False)
+            steps = make_comparison(selection, visitor)
+            for words, *drawn in filling(steps, selection.names, lambda: looks.get(visitor, Look())):
+                if readings[visitor] != mine:  # what others show is not to be drawn over
+                    break
+                yield notice(words, "info"), *looked, *drawn, *buttons(True, False)
+                looked = gr.skip(), gr.skip()
         except MergeStopped:
             problem = notice(STOPPED, "info")
         except (MergeError, OSError) as error:
             problem = notice(str(error))
         if readings[visitor] == mine:  # no others were chosen meanwhile
-            yield problem or describe(selection), "", None, gr.skip(), *buttons(False, bool(problem))
+            yield problem or describe(selection), "", None, *still, *buttons(False, bool(problem))
 
-    def on_draw(request: gr.Request, selection: Selection, view: str, measure: str, pair: str) -> tuple[Any, ...]:
+    def on_draw(request: gr.Request, selection: Selection, *given: Any) -> tuple[Any, ...]:
         """Everything that is in sight; nothing of the last models stays where these could not be read."""
-        if selection.ready and not known_comparison(selection) and not unread(selection, request.session_hash or ""):
-            return (gr.skip(),) * (len(see.plots) + 1)  # they are still being read
-        return *draw_view(selection, view, measure, pair, WHOLE_MODEL), places_of(selection)
+        known, look = known_comparison(selection), Look(*given)
+        if selection.ready and not known and not unread(selection, request.session_hash or ""):
+            return still  # they are still being read
+        return *draw_view(known, selection.names, look), places_of(known, look.where)
 
+    look = [see.view, see.measure, see.pair, see.kept, see.where]
     page.demo.unload(on_leave)
     see.stop.click(stopper("compare"), None, None, queue=False, **PRIVATE)
     chosen = gr.on(
@@ -74,14 +104,14 @@ def wire(page: Page) -> Any:
     # Not `always_last`: choosing other models stops the reading of those that were chosen before.
     read = chosen.then(
         on_models,
-        [page.models.selection, see.measure],
-        [see.note, see.detail, see.histogram, see.norms, see.stop, see.read],
+        [page.models.selection, *look],
+        [see.note, see.detail, see.histogram, *see.plots, see.where, see.stop, see.read],
         **{**QUIET, "trigger_mode": "multiple"},
         concurrency_limit=4,
     )
     return read.then(
         on_draw,
-        [page.models.selection, see.view, see.measure, see.pair],
+        [page.models.selection, *look],
         [*see.plots, see.where],
         **PRIVATE,
         show_progress="hidden",

@@ -117,9 +117,9 @@ def wire(page: Page, roots: Roots) -> Filling:
         return tried(lambda: opened(letters, roots), "The link")
 
     inputs = [selection, *page.form]
-    offer(forecast.save, on_save, inputs, "application/yaml")
-    offer(forecast.mergekit, on_mergekit, inputs, "application/yaml")
-    asked = forecast.link.click(on_link, inputs, [forecast.linked, forecast.opened], **QUIETLY)
+    offer(forecast.save, forecast.unsaved, on_save, inputs, "application/yaml")
+    offer(forecast.mergekit, forecast.unsaved, on_mergekit, inputs, "application/yaml")
+    asked = forecast.link.click(on_link, inputs, [forecast.linked, forecast.unsaved], **QUIETLY)
     asked.then(None, forecast.linked, None, js=COPY, **PRIVATE)
     forecast.drop.dropped(on_drop, page.visit, filling.outputs, **QUIETLY)
     forecast.path.submit(on_path, forecast.path, filling.outputs, **QUIETLY)

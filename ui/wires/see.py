@@ -12,10 +12,11 @@ from ui.events import EACH, QUIET, after
 from ui.models_panel import Selection
 from ui.page import Page
 from ui.see_panel import VIEWS
-from ui.views import as_csv, draw_view, show_tensor
+from ui.views import Look, as_csv, draw_view, show_tensor
 
 
-def wire(page: Page) -> None:
+def wire(page: Page, looks: dict[str, Look]) -> None:
+    """`looks` tells of visitors whose models are being read which view is open."""
     see, selection = page.see, page.models.selection
     shown = [*see.plots, see.read]
 
@@ -23,20 +24,22 @@ def wire(page: Page) -> None:
         view = next(key for key, title in VIEWS.items() if title == event.value)
         return view, *on_choice(request, chosen, view, *given)
 
-    def on_choice(request: gr.Request, chosen: Selection, view: str, *given: Any) -> tuple[Any, ...]:
-        if not known_comparison(chosen):  # the heatmap may be filling
-            missing = unread(chosen, request.session_hash or "")
+    def on_choice(request: gr.Request, chosen: Selection, *given: Any) -> tuple[Any, ...]:
+        visitor, known = request.session_hash or "", known_comparison(chosen)
+        if not known:  # the view may be filling
+            looks[visitor] = Look(*given)
+            missing = unread(chosen, visitor)
             return *(gr.skip(),) * len(see.plots), gr.Button(visible=True) if missing else gr.skip()
-        return *draw_view(chosen, view, *given), gr.skip()
+        return *draw_view(known, chosen.names, Look(*given)), gr.skip()
 
     def on_cell(chosen: Selection, event: gr.EventData) -> tuple[str, Any]:
         return show_tensor(chosen, str(event.cell))
 
-    choices = [see.measure, see.pair, see.where]
+    choices = [see.measure, see.pair, see.kept, see.where]
     see.tabs.select(on_view, [selection, *choices], [see.view, *shown], **QUIET)
-    triggers = [see.measure.input, see.pair.input, see.where.input]
+    triggers = [see.measure.input, see.pair.input, see.kept.input, see.where.input]
     gr.on(triggers, on_choice, [selection, see.view, *choices], shown, **QUIET)
     after(page.turned.change, on_choice, [selection, see.view, *choices], shown)
     for plot in (see.norms, page.forecast.plot, page.forecast.difference):
         plot.cell_select(on_cell, selection, [see.detail, see.histogram], **EACH)
-    offer(see.save, as_csv, selection, "text/csv")
+    offer(see.save, see.unsaved, as_csv, selection, "text/csv")
