@@ -196,13 +196,13 @@ def test_a_note_is_kept_with_its_merge_and_goes_into_its_report(there: Screen) -
 
     assert '<td class="note">Too &lt;short&gt;.</td>' in there["history"]
     assert (there["history-one"], there["history-other"]) == (2, 1)
-    (told,) = there.fire("history-report")
+    told, _ = there.fire("history-report")
     assert "<h2>Note</h2>" in told["text"]
     assert "Too &lt;short&gt;." in told["text"]
     there["history-one"] = 1
     there.fire("history-one", "input")
     assert there["history-note"] == ""
-    (told,) = there.fire("history-report")
+    told, _ = there.fire("history-report")
     assert "<h2>Note</h2>" not in told["text"]
 
 
@@ -314,9 +314,9 @@ def test_a_report_of_models_that_changed_since_has_no_pictures_of_them(
     base, experts = there["base"], there["experts"]
     write_model(Path(experts[1]), {name: tensor + 1 for name, tensor in random_tensors(2).items()})
 
-    (before,) = there.fire("history-report")  # the page still knows what was merged
+    before, _ = there.fire("history-report")  # the page still knows what was merged
     there.choose(base, experts)
-    (told,) = there.fire("history-report")
+    told, _ = there.fire("history-report")
 
     assert "Merge coefficients" in before["text"]
     assert "Merge coefficients" not in told["text"]
@@ -327,7 +327,7 @@ def test_a_report_of_models_that_are_not_read_yet_says_so(there: Screen) -> None
     chosen = there.state(Selection)
     there.put(replace(chosen, key=(*chosen.key[:-1], (*chosen.key[-1], "another tokenizer"))))
 
-    (told,) = there.fire("history-report")
+    told, _ = there.fire("history-report")
 
     assert "the weights of these models had not been read" in told["text"]
 
