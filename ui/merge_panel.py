@@ -6,6 +6,7 @@ import html
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from merging.report import Report
 from merging.sizes import in_words
 from ui.controls import control, first
 from ui.errors import escaped, notice
+from ui.events import QUIET
 from ui.finished import finished, ranks_in_words
 from ui.folders import fresh_folder, unplaceable
 from ui.jobs import Job, stoppable
@@ -36,6 +38,7 @@ class Merge:
     form: dict[str, Any]
     weights: gr.State  # by expert path; only those that differ from 1
     filled: gr.State  # another object each time that the weights were set by anything but their sliders
+    slid: gr.Textbox  # another text each time that one of their sliders moved, since states tell of that too late
     output: gr.Textbox
     run: gr.Button
     stop: gr.Button
@@ -49,7 +52,8 @@ VARIES = "It is not the same for all tensors. Move it, and it is."
 def merge_panel(selection: gr.State) -> Merge:
     form = method_panel(selection)
     weights, filled = gr.State({}), gr.State(None)
-    _weight_sliders(form["method"], selection, weights, filled)
+    slid = gr.Textbox(visible="hidden", elem_id="slid")
+    _weight_sliders(form["method"], selection, weights, filled, slid)
     form |= result_panel(form["method"], selection)
     output = gr.Textbox(fresh_folder(), label="Output folder", elem_id="output", info="It must not hold anything.")
     with gr.Row():
@@ -57,10 +61,12 @@ def merge_panel(selection: gr.State) -> Merge:
         stop = gr.Button("Stop", elem_id="stop", interactive=False)
     estimate = gr.HTML(elem_id="merge-estimate", padding=False)
     status = gr.HTML(elem_id="merge-status", padding=False)
-    return Merge(form, weights, filled, output, run, stop, estimate, status)
+    return Merge(form, weights, filled, slid, output, run, stop, estimate, status)
 
 
-def _weight_sliders(method: gr.Radio, selection: gr.State, weights: gr.State, filled: gr.State) -> None:
+def _weight_sliders(
+    method: gr.Radio, selection: gr.State, weights: gr.State, filled: gr.State, slid: gr.Textbox
+) -> None:
     """A slider per expert, for methods that weigh them; what was set survives a change of method or models."""
 
     # Not when `weights` change: they do with every step of a slider that is dragged.
@@ -75,14 +81,11 @@ def _weight_sliders(method: gr.Radio, selection: gr.State, weights: gr.State, fi
                 extra = {"info": VARIES} if isinstance(weight, list | dict) else {}
                 label = f"Weight of {expert}"
                 slider = control(param, value=first(weight), label=label, **extra)
-                slider.input(
-                    lambda value, now, path=path: now if value is None else {**now, path: float(value)},
-                    [slider, weights],
-                    weights,
-                    show_progress="hidden",
-                    trigger_mode="always_last",
-                    api_visibility="private",
-                )
+                slider.input(partial(_slide, path), [slider, weights], [weights, slid], queue=False, **QUIET)
+
+
+def _slide(path: str, value: float | None, weights: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    return (weights if value is None else {**weights, path: float(value)}), str(time.monotonic_ns())
 
 
 def recipe_of(selection: Selection, fields: dict[str, Any], weights: dict[str, Any], all_of_them: bool) -> Recipe:

@@ -377,3 +377,20 @@ def test_what_was_left_out_while_a_view_was_turned_is_drawn_in_the_end(
     assert moved
     assert wanted.figure is not None
     assert list(screen["effects"].data[0].y) == list(wanted.figure.data[0].y)
+
+
+def test_a_slider_of_weights_is_heard_without_the_queue(family: Family, screen: Screen) -> None:
+    base, experts = family()
+    screen.choose(base, experts)
+    screen["method"], screen["task_arithmetic-lambda"] = "task_arithmetic", 0.8
+    screen.put({str(experts[0]): 0.25})
+    screen["slid"] = "1"
+
+    screen.fire("slid", "change")
+
+    first = next(row for row in screen["weights"].data[0].z if row[0] is not None)
+    assert first == pytest.approx([0.2, *[0.8] * (len(experts) - 1)])
+    heard = [one for one in screen.demo.fns.values() if (screen.named["slid"]._id, "change") in one.targets]
+    followed = [one for one in screen.demo.fns.values() if one.trigger_after in {each._id for each in heard}]
+    assert followed
+    assert not any(one.queue for one in followed)

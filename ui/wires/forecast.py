@@ -13,13 +13,15 @@ from merging.method import ADAPTERS, METHODS
 from ui.comparing import known_comparison, unread
 from ui.draft import Held, Standing
 from ui.errors import notice
-from ui.events import QUIET, after
+from ui.events import PRIVATE, QUIET, after
 from ui.forecast import draw_forecast
 from ui.forecast_panel import NOT_HELD, VIEWS
 from ui.models_panel import Selection
 from ui.page import Page
 
 UNREAD = "These models are not read. Press “Read them” in step 2."
+# What was drawn is painted before more is asked for, which keeps the browser busy.
+PAINTED = "() => new Promise((done) => setTimeout(() => done([]), 150))"
 STILL = (gr.skip(),) * (len(VIEWS) + 1)  # the plots and their caption, as they are
 
 
@@ -144,7 +146,8 @@ def wire(page: Page, drawn: Any) -> None:
         if controls := [part.change for key, part in form.items() if key.startswith(f"{method}.")]:
             given = [selection, *view, *page.form_of(method)]
             drawing.append(after(controls, moving(method), given, everything, **at_once))
-    others: list[Any] = [*(part for key, part in form.items() if "." not in key), page.merging.weights, page.draft]
+    weights = page.merging.weights, page.merging.slid
+    others: list[Any] = [*(part for key, part in form.items() if "." not in key), *weights, page.draft]
     given = [selection, *view, *page.form]
     drawing.append(after([part.change for part in others], moving(), given, everything, **at_once))
     chosen = [part.change for part in choices]
@@ -154,6 +157,7 @@ def wire(page: Page, drawn: Any) -> None:
     drawing.append(forecast.tabs.select(on_view, given, turned, concurrency_limit=4, **QUIET))
     given = [selection, standing, *view, page.see.view]
     for event in drawing:  # what went past Gradio's queue does not tell of its states, so that it is asked
-        event.then(on_rest, given, [*plots, page.see.microscope.aim, page.see.read], concurrency_limit=2, **QUIET)
+        calm = event.then(None, js=PAINTED, trigger_mode="multiple", **PRIVATE)
+        calm.then(on_rest, given, [*plots, page.see.microscope.aim, page.see.read], concurrency_limit=2, **QUIET)
     forecast.hold.click(on_hold, [selection, *page.form], [forecast.held, forecast.holding], **QUIET)
     after(selection.change, lambda: (None, NOT_HELD), None, [forecast.held, forecast.holding])
