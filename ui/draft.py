@@ -50,15 +50,10 @@ class Draft:
     opened: Opened = field(default_factory=Opened)
 
 
-def drafted(
-    selection: Selection, fields: dict[str, Any], draft: Draft, names: tuple[str, ...], all_of_them: bool = False
-) -> Recipe:
-    """The recipe, with all chosen experts or with those that fit; MergeError where it cannot be changed as asked.
-
-    `names` are those of the tensors that are merged into a model.
-    """
+def drafted(selection: Selection, fields: dict[str, Any], draft: Draft, all_of_them: bool = False) -> Recipe:
+    """The recipe, with all chosen experts or with those that fit; MergeError where it cannot be changed as asked."""
     recipe = _beyond(recipe_of(selection, fields, draft.weights, all_of_them), fields, draft.opened)
-    names = selection.adapted if recipe.makes == "adapter" else names
+    names = selection.adapted if recipe.makes == "adapter" else selection.merged
     if not draft.edits.standing or not names:
         return recipe
     if words := uneditable(recipe):

@@ -6,6 +6,7 @@ import html
 from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -127,6 +128,12 @@ def edit_of(
     if change == SCALE:
         return Edit(part, "scale", float(first), expert=expert)
     return Edit(part, "set", float(first), float(last) if change == RAMP else None, expert=expert)
+
+
+def shown(names: dict[str, str], edits: Edits, words: str = "") -> tuple[Any, Any, Any, Any]:
+    """The list of changes, and which of Undo, Redo and Reset have something to do; `names` are experts', by path."""
+    undo, redo, reset = (gr.Button(interactive=bool(some)) for some in (edits.done, edits.undone, edits.done))
+    return words + listed(edits, names), undo, redo, reset
 
 
 def listed(edits: Edits, names: dict[str, str]) -> str:

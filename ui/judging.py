@@ -48,6 +48,7 @@ class Judged:
     base: Chosen
     experts: list[Chosen]
     notes: list[str]
+    merged: list[str] = field(default_factory=list)  # the tensors that a merge of the fitting experts is of
 
     @property
     def fitting(self) -> list[Chosen]:
@@ -84,6 +85,7 @@ def _plan(chosen: Judged, base: Checkpoint) -> None:
             _, expert.problem = _tried(base, [expert])
         work, problem = _tried(base, chosen.fitting)
     if work:
+        chosen.merged.extend(work.merged)
         _told(chosen, work)
     elif problem:
         chosen.notes.extend(problem.splitlines())

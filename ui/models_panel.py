@@ -25,12 +25,18 @@ class Selection:
     fitting: tuple[str, ...] = ()
     names: tuple[str, ...] = ()  # of the fitting experts
     key: tuple[Any, ...] = ()  # what the comparison of base and fitting experts follows from
+    merged: tuple[str, ...] = ()  # the tensors that a merge of the fitting experts into the base would be of
     adapted: tuple[str, ...] = ()  # the tensors that a merge of the fitting experts into one adapter would be of
     hurdle: str = "No LoRA adapter is chosen in step 1."  # why there is no such merge; empty where there is one
 
     @property
     def ready(self) -> bool:
         return bool(self.base and self.fitting)
+
+    @property
+    def by_path(self) -> dict[str, str]:
+        """The names of the fitting experts by their paths."""
+        return dict(zip(self.fitting, self.names, strict=True))
 
 
 @dataclass(frozen=True)
@@ -61,8 +67,8 @@ def models_panel(folder: Path | None) -> Models:
 
 def read_models(base: str | None, experts: list[str] | None) -> tuple[str, Selection]:
     """The table of the chosen models, from their headers alone, and which of them fit."""
-    paths = list(dict.fromkeys(path.strip() for path in experts or [] if path.strip()))
-    base = (base or "").strip()
+    paths = list(dict.fromkeys(str(Path(path.strip())) for path in experts or [] if path.strip()))
+    base = str(Path(base.strip())) if base and base.strip() else ""
     if not base:
         return notice("No base model is chosen. Choose one to see what the experts changed.", "info"), Selection()
     found = judged(base, paths)
@@ -75,7 +81,7 @@ def read_models(base: str | None, experts: list[str] | None) -> tuple[str, Selec
     names = _distinct([model.name for model in models])
     stamps = (stamp(found.base.model), *map(stamp, models))
     fitting = tuple(expert.path for expert in found.fitting)
-    return shown, Selection(base, tuple(paths), fitting, tuple(names), stamps, *adapted(found))
+    return shown, Selection(base, tuple(paths), fitting, tuple(names), stamps, tuple(found.merged), *adapted(found))
 
 
 def row(role: str, chosen: Chosen) -> Row:

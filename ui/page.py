@@ -8,7 +8,6 @@ from typing import Any
 import gradio as gr
 
 from merging.recipe import Recipe
-from ui.comparing import known_comparison
 from ui.draft import Draft, drafted
 from ui.forecast_panel import Forecast
 from ui.history_panel import Past
@@ -57,7 +56,5 @@ class Page:
         """
         *known, weights, draft = values
         fields = dict(zip(self._keys(method) if method else self.merging.form, known, strict=True))
-        comparison = known_comparison(selection)
-        names = comparison.names if comparison else ()
         mine: Draft = replace(draft, weights=weights)
-        return drafted(selection, fields, mine, names, all_of_them)
+        return drafted(selection, fields, mine, all_of_them)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from merging.document import RECIPE
 from merging.history import History, Past
@@ -22,7 +23,7 @@ class Visit:
 
     def last(self, base: str) -> Past | None:
         """The last merge into this base whose result is still there."""
-        mine = [past for past in self.history.merges if str(past.recipe.base) == base and past.there]
+        mine = [past for past in self.history.merges if past.recipe.base == Path(base) and past.there]
         return mine[-1] if mine else None
 
     def with_recipe(self, text: str) -> Past | None:

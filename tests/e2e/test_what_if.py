@@ -144,9 +144,11 @@ def test_weights_are_changed_by_hand_sampled_and_merged(visit: Page, workplace: 
     visit.locator("#edit-reset").click()
     expect(done.locator("li").first).to_have_text("the whole model: weight as before")
     expect_weights(visit, Q, before)
+    count = done.locator("li").count()
     visit.locator("#edit-preset input").click()
     visit.get_by_role("option", name="attention only").click()
     expect_weights(visit, UP, [0] * 3)
+    expect(done.locator("li")).to_have_count(count + 1)  # not twice, though the dropdown tells of a choice twice
     expect_weights(visit, Q, before)
 
     choose_method(visit, "Three papers", "FroM")  # which takes no changes

@@ -83,8 +83,8 @@ def test_an_adapter_that_merges_into_none_is_named(tmp_path: Path) -> None:
     assert selection.hurdle.startswith("adapter-1 is a DoRA")
 
 
-HURDLE = Selection("base", ("one",), ("one",), ("one",), (), (), "Only adapters & such.")
-OPEN = Selection("base", ("one",), ("one",), ("one",), (), CHANGED, "")
+HURDLE = Selection("base", ("one",), ("one",), ("one",), (), (), (), "Only adapters & such.")
+OPEN = Selection("base", ("one",), ("one",), ("one",), (), (), CHANGED, "")
 
 
 def test_full_models_leave_no_choice_and_a_reason() -> None:

@@ -144,7 +144,7 @@ def test_changes_are_applied_undone_and_done_again(picked: Screen) -> None:
     assert picked.state(Draft).edits.done == ()
     picked.fire("edit-redo")
     picked["edit-preset"] = "attention only"
-    picked.fire("edit-preset", "input")
+    picked.fire("edit-preset", "change")
 
     assert picked.state(Draft).edits.done[1:] == (PRESETS["attention only"],)
     assert picked["edit-preset"] is None

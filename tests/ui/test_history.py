@@ -277,6 +277,8 @@ def test_a_merge_is_removed_from_the_list_and_its_folder_where_asked(there: Scre
     assert there.state(Visit).history.merges == ()
     assert not (tmp_path / "out-1").exists()
     assert there["history-said"] == ""
+    assert there["history-folder"] is False  # or the next one's folder would go unasked
+    assert there["history-apart"] is None
 
 
 def test_a_folder_that_holds_something_else_stays(there: Screen, tmp_path: Path) -> None:

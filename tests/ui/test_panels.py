@@ -548,3 +548,11 @@ def test_work_that_nobody_waits_for_any_more_is_told_to_stop() -> None:
 def test_a_notice_is_text_and_no_markup() -> None:
     assert "&lt;b&gt;" in notice("<b>")
     assert 'role="alert"' in notice("x")
+
+
+def test_a_slash_at_the_end_of_a_path_makes_no_other_model(family: Family) -> None:
+    base, experts = family()
+
+    _, selection = read_models(f"{base}/", [f"{experts[0]}/", str(experts[0])])
+
+    assert (selection.base, selection.fitting) == (str(base), (str(experts[0]),))

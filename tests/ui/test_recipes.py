@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 import pytest
+import yaml
 
 from merging import merge
 from merging.method import ADAPTERS, METHODS, Method
@@ -17,6 +18,7 @@ from tests.adapters import random_adapter
 from tests.conftest import Family, random_tensors, write_model
 from tests.ui.screens import Screen
 from ui.downloads import NOTHING
+from ui.draft import Draft
 from ui.visit import Visit
 
 ALL = METHODS | ADAPTERS
@@ -300,3 +302,20 @@ def test_a_merge_of_this_visit_is_known_by_its_recipe(screen: Screen, family: Fa
 
     assert (screen["base"], screen["experts"]) == (str(base), [str(path) for path in experts])
     assert f"which is {tmp_path / 'out'} of this visit" in screen["recipe-opened"]
+
+
+def test_a_recipe_that_is_opened_takes_the_list_of_changes_with_it(screen: Screen, family: Family) -> None:
+    base, experts = family()
+    screen.choose(base, experts)
+    screen["method"] = "task_arithmetic"
+    screen["edit-preset"] = "attention only"
+    screen.fire("edit-preset", "change")
+    before = screen["edit-done"]
+    told = {"mergescope": 1, "merge_method": "ties", "base_model": str(base)}
+    told["models"] = [{"model": str(expert)} for expert in experts]
+
+    screen.fire("recipe-drop", "dropped", name="recipe.yaml", text=yaml.safe_dump(told))
+
+    assert "attention" in before
+    assert "attention" not in screen["edit-done"]
+    assert not screen.state(Draft).edits.done

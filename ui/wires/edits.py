@@ -13,7 +13,7 @@ from merging.edits import PRESETS, Edit, Edits, applied, uneditable
 from merging.errors import MergeError
 from ui.comparing import known_comparison, predicted
 from ui.draft import Draft, converted
-from ui.edit_panel import RAMP, SCALE, SET, Picked, edit_of, listed, told
+from ui.edit_panel import RAMP, SCALE, SET, Picked, edit_of, shown, told
 from ui.errors import notice
 from ui.events import EACH, PRIVATE, QUIET, after
 from ui.method_panel import chosen as chosen_method
@@ -35,7 +35,7 @@ def wire(page: Page) -> None:
         return Picked(tensor, chosen.fitting[column], chosen.names[column]) if known else Picked(tensor)
 
     def refused(chosen: Selection, now: Draft, words: str) -> tuple[Any, ...]:
-        return gr.skip(), *_shown(chosen, now.edits, notice(words))
+        return gr.skip(), *shown(chosen.by_path, now.edits, notice(words))
 
     def changed(chosen: Selection, now: Draft, edits: Edits, values: tuple[Any, ...], words: str = "") -> Any:
         """The draft with other edits, unless a merge could not be made with them."""
@@ -43,7 +43,7 @@ def wire(page: Page) -> None:
             page.recipe(chosen, (*values[:-1], replace(now, edits=edits)))
         except MergeError as error:
             return refused(chosen, now, str(error))
-        return replace(now, edits=edits), *_shown(chosen, edits, words)
+        return replace(now, edits=edits), *shown(chosen.by_path, edits, words)
 
     def made(chosen: Selection, now: Draft, edit: Edit, values: tuple[Any, ...]) -> Any:
         known = known_comparison(chosen)
@@ -69,7 +69,7 @@ def wire(page: Page) -> None:
 
         def on_step(chosen: Selection, now: Draft) -> tuple[Any, ...]:
             edits = go(now.edits)
-            return replace(now, edits=edits), *_shown(chosen, edits)
+            return replace(now, edits=edits), *shown(chosen.by_path, edits)
 
         return on_step
 
@@ -94,7 +94,7 @@ def wire(page: Page) -> None:
             found = as_task_arithmetic(recipe, known.weights.tolist(), known.names)
             applied(found, now.edits, known.names)
         except MergeError as error:
-            return *(gr.skip(),) * 6, _shown(chosen, now.edits, notice(str(error)))[0]
+            return *(gr.skip(),) * 6, shown(chosen.by_path, now.edits, notice(str(error)))[0]
         weights = dict(zip(chosen.fitting, found.weights, strict=True))
         more = "Your changes stand on top of them" if now.edits.standing else "Change them now"
         words = notice(f"These are the same coefficients, as weights of task arithmetic. {more}.", "good")
@@ -105,7 +105,7 @@ def wire(page: Page) -> None:
             weights,
             object(),
             converted(now),
-            _shown(chosen, now.edits, words)[0],
+            shown(chosen.by_path, now.edits, words)[0],
         )
 
     form = page.form
@@ -120,7 +120,7 @@ def wire(page: Page) -> None:
     controls = [editing.part, editing.who, editing.change, editing.first, editing.last]
     pressed: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}
     editing.apply.click(on_apply, [selection, draft, editing.picked, *controls, *form], changing, **pressed)
-    editing.preset.input(on_preset, [selection, draft, editing.preset, *form], [*changing, editing.preset], **pressed)
+    editing.preset.change(on_preset, [selection, draft, editing.preset, *form], [*changing, editing.preset], **pressed)
     for button, go in ((editing.undo, Edits.undo), (editing.redo, Edits.redo), (editing.reset, Edits.reset)):
         button.click(step(go), [selection, draft], changing, **pressed)
     merging = page.merging
@@ -140,12 +140,6 @@ def wire(page: Page) -> None:
     after(selection.change, _others, [selection, draft], changing)
 
 
-def _shown(chosen: Selection, edits: Edits, words: str = "") -> tuple[Any, Any, Any, Any]:
-    """The list of changes, and which of the buttons have something to do."""
-    undo, redo, reset = (gr.Button(interactive=bool(some)) for some in (edits.done, edits.undone, edits.done))
-    return words + listed(edits, dict(zip(chosen.fitting, chosen.names, strict=True))), undo, redo, reset
-
-
 def _others(chosen: Selection, now: Draft) -> Any:
     """Other models: changes of tensors that they do not have would be wrong to keep unseen."""
-    return now, *_shown(chosen, now.edits)
+    return now, *shown(chosen.by_path, now.edits)

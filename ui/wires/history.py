@@ -63,11 +63,12 @@ def wire(page: Page, filling: Filling) -> None:
             return filling.unchanged()
         return filling.tried(lambda: now.history.of(one).recipe, f"Merge {one}")
 
-    def on_delete(now: Visit, one: int | None, folder: bool) -> tuple[Visit, str]:
+    def on_delete(now: Visit, one: int | None, folder: bool) -> tuple[Visit, str, None, bool]:
+        """The list without it, and without what was drawn of it; the next one's folder is not deleted unasked."""
         try:
-            return replace(now, history=now.history.without(one or 0, folder=folder)), ""
+            return replace(now, history=now.history.without(one or 0, folder=folder)), "", None, False
         except MergeError as error:
-            return now, notice(str(error))
+            return now, notice(str(error)), None, False
 
     def on_report(now: Visit, selection: Selection, one: int | None, note: str) -> tuple[str, str] | None:
         if one is None:
@@ -87,7 +88,8 @@ def wire(page: Page, filling: Filling) -> None:
     wire_end(ran, past.compare, past.stop, past.said)
     past.stop.click(stopper("apart"), None, None, queue=False, **PRIVATE)
     past.repeat.click(on_repeat, [visit, past.one], filling.outputs, show_progress="hidden", **PRIVATE)
-    past.delete.click(on_delete, [visit, past.one, past.folder], [visit, past.said], show_progress="hidden", **PRIVATE)
+    left = [visit, past.said, past.apart, past.folder]
+    past.delete.click(on_delete, [visit, past.one, past.folder], left, show_progress="hidden", **PRIVATE)
     offer(past.report, past.unsaved, on_report, [visit, page.models.selection, past.one, past.note], "text/html")
 
 

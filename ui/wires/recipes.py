@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from merging.edits import Edits
 from merging.errors import MergeError
 from merging.exporting import to_mergekit
 from merging.links import Roots, encode, opened
@@ -16,6 +17,7 @@ from merging.method import ADAPTERS, METHODS
 from merging.recipe import Recipe, load_recipe
 from ui.downloads import offer
 from ui.draft import Draft, Opened, controls_of, placed
+from ui.edit_panel import shown
 from ui.errors import notice
 from ui.events import PRIVATE
 from ui.method_panel import chosen
@@ -44,7 +46,9 @@ class Filling:
         page = self.page
         merging = page.merging
         held = [merging.weights, merging.filled, page.draft]
-        return [page.models.base, page.models.experts, *merging.form.values(), *held, page.forecast.opened]
+        editing = page.forecast.editing
+        changes = [editing.done, editing.undo, editing.redo, editing.reset]
+        return [page.models.base, page.models.experts, *merging.form.values(), *held, *changes, page.forecast.opened]
 
     def unchanged(self) -> tuple[Any, ...]:
         return (gr.skip(),) * len(self.outputs)
@@ -63,15 +67,16 @@ class Filling:
                 f"The recipe has the expert {twice[0]} twice, and here it can be chosen once. Name it once."
             )
         form = self.page.merging.form
-        shown = controls_of(recipe, form)
+        told = controls_of(recipe, form)
         return (
             str(recipe.base or ""),
             [str(path) for path in recipe.experts],
             chosen(recipe.method),
-            *(shown.get(key, gr.skip()) for key in form if key != "method"),
+            *(told.get(key, gr.skip()) for key in form if key != "method"),
             dict(zip(map(str, recipe.experts), recipe.weights, strict=False)),
             object(),
-            Draft(opened=Opened(recipe, shown)),
+            Draft(opened=Opened(recipe, told)),
+            *shown({}, Edits()),
             _opened(name, recipe) if name else "",
         )
 
