@@ -106,6 +106,8 @@ SHORT: list[tuple[str, int, dict[str, Any], str]] = [
     ("averaging", 4, {"lambda": 1, "prompts": (Asked("x", (str(ZOO / "base"),)),)}, "sample a prompt from this merge"),
     ("competition", 4, {"lambda": 0.5, **told_by("x", Setup("ties"))}, "and this merge"),
     ("averaging", 1, {"method": "linear", "weights": (1.0, 1.0, 0.0)}, "do not count the same"),
+    ("averaging", 1, {"method": "linear", "normalize": False}, "is 1.00, and in the average of 3 it is 0.33. Switch"),
+    ("averaging", 1, {"method": "linear", "normalize": False, "weights": (0.5,) * 3}, "Every coefficient is 0.50, and"),
     ("averaging", 3, {"lambda": 0.3}, "too short"),
     ("averaging", 3, {"lambda": 0.7}, "too long"),
     ("averaging", 4, {"lambda": 1}, "Now sample a prompt"),
