@@ -148,7 +148,12 @@ def _stacked(surveys: list[Any]) -> Any:
     first = surveys[0]
     if isinstance(first, Gram):
         return Gram(torch.stack([survey.products for survey in surveys]))
-    return torch.stack(surveys) if isinstance(first, torch.Tensor) else first
+    if isinstance(first, torch.Tensor):
+        return torch.stack(surveys)
+    if isinstance(first, tuple):
+        parts = [_stacked(list(several)) for several in zip(*surveys, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+    raise TypeError(f"A survey of one tensor is a {type(first).__name__}, and no tensor, Gram or tuple of these.")
 
 
 class _Known(Groups):

@@ -1,9 +1,25 @@
-"""MergeError to a message on the screen; the one place where that happens."""
+"""Errors to messages on the screen; the one place where that happens."""
 
 from __future__ import annotations
 
 import html
 import re
+
+from merging.errors import MergeError
+
+UNFORESEEN = (
+    "Something went wrong here. Nothing that you have set or written is lost: try again. The terminal in which "
+    "Mergescope runs tells more."
+)
+
+
+def worded(error: MergeError | OSError) -> str:
+    """The words of an error that the user can act on; of the system's, which file it is about, where that is known."""
+    if isinstance(error, MergeError):
+        return str(error)
+    reason = (error.strerror or str(error) or type(error).__name__).rstrip(".")
+    files = " and ".join(f"`{name}`" for name in (error.filename, error.filename2) if name is not None)
+    return f"{files or 'A file'} could not be read or written ({reason}). Put that right, and try again."
 
 
 def notice(text: str, kind: str = "error") -> str:

@@ -21,7 +21,7 @@ from merging.recipe import Recipe
 from merging.report import Report
 from merging.sizes import in_words
 from ui.controls import control, first
-from ui.errors import escaped, notice
+from ui.errors import escaped, notice, worded
 from ui.events import QUIET
 from ui.finished import finished, ranks_in_words
 from ui.folders import fresh_folder, unplaceable
@@ -153,8 +153,8 @@ def run_merge(recipe: Recipe | None, output: str, visitor: str) -> Iterator[tupl
             report = job.result()
         except MergeStopped:
             yield notice(stopped(output.strip()), "info"), None
-        except MergeError as error:
-            yield notice(str(error)), None
+        except (MergeError, OSError) as error:
+            yield notice(worded(error)), None
         else:
             yield finished(report, recipe.base), report
 

@@ -1,4 +1,4 @@
-"""A merge as one HTML file that opens offline: recipe, pictures, fates, times, memory, hashes, warnings, versions."""
+"""A merge as one HTML file that opens offline: recipe, pictures, fates, times, hashes, warnings, versions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from merging.errors import MergeError
 from merging.header import read_json
 from merging.identity import EDGE
 from merging.method import find_method
-from merging.preflight import Preflight
 from merging.provenance import STORY, our_version
 from merging.recipe import Recipe
 from merging.report import Report
@@ -49,21 +48,19 @@ def report_page(
     recipe: Recipe,
     report: Report,
     pictures: Sequence[Picture] = (),
-    found: Preflight | None = None,
     when: datetime | None = None,
     note: str = "",
     missing: str = "",
 ) -> str:
     """The whole page, as text that UTF-8 can hold, about 5 MB with its pictures.
 
-    `found` is what was known before the merge, of which the page tells sizes and memory. Hashes of inputs are read from
-    the result's folder, and are left out where that is gone. `note` is what the visitor wrote of the merge, and
-    `missing` says which pictures there are not.
+    Hashes of inputs are read from the result's folder, and are left out where that is gone. `note` is what the visitor
+    wrote of the merge, and `missing` says which pictures there are not.
     """
     title = f"{find_method(recipe.method).title} of {_joined(path.name for path in recipe.experts)}"
     story = _story(report)
     sections = [
-        _overview(report, found),
+        _overview(report),
         _section("Note", note.strip() and f'<p class="note">{_text(note.strip())}</p>'),
         _warnings(recipe, report),
         _section("Recipe", f"<pre>{_text(recipe.to_yaml(report.out))}</pre>"),
@@ -132,12 +129,10 @@ def _folded(summary: str, content: str) -> str:
     return f"<details><summary>{_text(summary)}</summary>{content}</details>"
 
 
-def _overview(report: Report, found: Preflight | None) -> str:
+def _overview(report: Report) -> str:
     """The few numbers that everyone asks for."""
     merged = sum(fate.startswith("merged") for fate in report.fates.values())
     facts = {"Tensors merged": f"{merged:,}", "Written": in_words(report.bytes), "Time": f"{report.seconds:.1f} s"}
-    if found:
-        facts |= {"Read": in_words(found.bytes_in), "Memory, at most about": in_words(found.memory)}
     told = "".join(f"<div><dt>{_text(key)}</dt><dd>{_text(value)}</dd></div>" for key, value in facts.items())
     return f"<section><dl>{told}</dl></section>\n"
 

@@ -17,7 +17,7 @@ from merging.recipe import Recipe
 from merging.unwritten import KEEP, Unwritten, merged_in_memory
 from ui.asked import NOW, WRITTEN, Asked, One
 from ui.controls import Slider
-from ui.errors import notice
+from ui.errors import notice, worded
 from ui.jobs import Job, stoppable
 from ui.merge_panel import bar, progress
 
@@ -87,8 +87,8 @@ def run_sample(who: list[One], fields: dict[str, Any], visitor: str) -> Iterator
                     yield cards(who, told, ask.prompt, True, shown), None
                 try:
                     models[len(who) - 1] = job.result()
-                except MergeError as error:
-                    told[-1] = Answer("", "done", error=str(error))
+                except (MergeError, OSError) as error:
+                    told[-1] = Answer("", "done", error=worded(error))
             last = 0.0
             for some in answers([*models.values()], paths[0], ask, stop):
                 said = dict(zip(models, some, strict=True))
@@ -98,8 +98,8 @@ def run_sample(who: list[One], fields: dict[str, Any], visitor: str) -> Iterator
                     yield cards(who, told, ask.prompt, True), None
     except MergeStopped:
         yield notice("Stopped.", "info"), None
-    except MergeError as error:
-        yield notice(str(error)), None
+    except (MergeError, OSError) as error:
+        yield notice(worded(error)), None
     else:
         yield cards(who, told, ask.prompt, busy=False), heard(who, told, ask.prompt)
 

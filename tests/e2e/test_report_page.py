@@ -12,7 +12,6 @@ from merging.coefficients import coefficients
 from merging.compare import compare
 from merging.engine import merge
 from merging.lazy import torch
-from merging.preflight import check
 from merging.recipe import Recipe
 from ui.plots import coefficients_figure, norms_figure
 from ui.report_page import Picture, report_page
@@ -38,7 +37,7 @@ def written(folder: Path) -> Path:
         Picture(HOSTILE, coefficients_figure(names, experts, table.tolist(), "effective weight")),
     ]
     file = folder / "report.html"
-    text = report_page(recipe, merge(recipe, folder / "merged"), pictures, check(recipe))
+    text = report_page(recipe, merge(recipe, folder / "merged"), pictures)
     file.write_text(text, encoding="utf-8")
     return file
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -11,7 +11,9 @@ import torch
 from merging import METHODS, MergeError, Recipe
 from merging.checkpoint import open_checkpoint
 from merging.compare import compare
+from merging.gram import Gram
 from merging.groups import Group, Groups
+from merging.known import _stacked as stacked
 from merging.method import Method, TaskCoefficients
 from merging.predictor import Predictor
 from tests.conftest import write_model
@@ -90,6 +92,28 @@ def test_a_method_is_asked_once_for_tensors_that_differ_in_numbers_alone(
     known.predict(some.settings())
 
     assert len(asked) <= 2  # matrices and others
+
+
+class Told(NamedTuple):
+    lengths: Gram
+    shares: tuple[torch.Tensor, torch.Tensor]
+
+
+def test_surveys_of_several_tensors_are_one_in_all_their_parts() -> None:
+    surveys = [Told(Gram(torch.eye(2) * n), (torch.tensor([n]), torch.tensor([0.5, n]))) for n in (1.0, 2.0, 3.0)]
+
+    lengths, (some, others) = found = stacked(surveys)
+
+    assert isinstance(found, Told)
+    assert lengths.products[:, 0, 0].tolist() == [1, 2, 3]
+    assert some.tolist() == [[1], [2], [3]]
+    assert others.tolist() == [[0.5, 1], [0.5, 2], [0.5, 3]]
+
+
+@pytest.mark.parametrize("survey", [0.5, {"norms": torch.ones(2)}, (torch.ones(2), None)])
+def test_a_survey_that_cannot_be_one_of_several_tensors_is_refused(survey: Any) -> None:
+    with pytest.raises(TypeError, match="no tensor, Gram or tuple of these"):
+        stacked([survey, survey])
 
 
 def test_a_refusal_names_the_tensor_that_it_is_about(models: list[dict[str, torch.Tensor]], tmp_path: Path) -> None:

@@ -98,6 +98,22 @@ def test_a_step_draws_the_views_that_it_opens_of_models_that_are_there_already(s
     assert screen["weights"] is not None
 
 
+def test_a_tensor_that_was_clicked_before_a_step_was_set_up_does_not_do_it(screen: Screen) -> None:
+    arranged(screen, "task-vectors", 0)
+    screen.choose(screen["base"], screen["experts"])
+    screen.fire("norms", "cell_select", cell="model.norm.weight", panel="shakespeare", column=0)
+    screen.fire("lesson-check")
+    clicked, shown = screen["lesson-verdict"], screen["tensor-detail"]
+
+    screen.fire("lesson-arrange")
+    screen.fire("lesson-check")
+
+    assert 'class="notice good"' in clicked
+    assert "model.norm.weight" in shown
+    assert "No tensor has been clicked yet" in screen["lesson-verdict"]
+    assert (screen["tensor-detail"], screen["tensor-histogram"]) == ("", None)
+
+
 def test_a_step_leaves_what_is_drawn_while_its_models_are_read(screen: Screen) -> None:
     screen["matrix"] = before = object()
 

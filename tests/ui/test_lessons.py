@@ -65,6 +65,7 @@ def a_step(slug: str, index: int) -> Step:
     return LESSONS[slug].steps[index]
 
 
+TIES = Recipe("ties", ZOO / "base", tuple(ZOO / name for name in EXPERTS), values={"density": 0.3})
 # What meets each check.
 DONE: dict[tuple[str, int], dict[str, Any]] = {
     ("task-vectors", 0): {"tensor": "model.norm.weight"},
@@ -81,7 +82,7 @@ DONE: dict[tuple[str, int], dict[str, Any]] = {
     ("interference", 1): {"density": 0.2},
     ("interference", 2): {"tensor": V_PROJ},
     ("interference", 3): {"lambda": 0.8},
-    ("interference", 4): {"merges": (Recipe("ties", ZOO / "base", tuple(ZOO / name for name in EXPERTS)),)},
+    ("interference", 4): {"merges": (TIES,), "prompts": (Asked("x", (), TIES),)},
     ("competition", 0): {"tensor": V_PROJ},
     ("competition", 1): {"ratio": 0.3},
     ("competition", 2): {"weights": (1.0, 1.0, 0.0)},
@@ -106,6 +107,8 @@ SHORT: list[tuple[str, int, dict[str, Any], str]] = [
     ("averaging", 4, {"lambda": 1, "prompts": (Asked("x", (str(ZOO / "base"),)),)}, "sample a prompt from this merge"),
     ("competition", 4, {"lambda": 0.5, **told_by("x", Setup("ties"))}, "and this merge"),
     ("averaging", 1, {"method": "linear", "weights": (1.0, 1.0, 0.0)}, "do not count the same"),
+    ("averaging", 1, {"method": "linear", "normalize": False}, "is 1.00, and in the average of 3 it is 0.33. Switch"),
+    ("averaging", 1, {"method": "linear", "normalize": False, "weights": (0.5,) * 3}, "Every coefficient is 0.50, and"),
     ("averaging", 3, {"lambda": 0.3}, "too short"),
     ("averaging", 3, {"lambda": 0.7}, "too long"),
     ("averaging", 4, {"lambda": 1}, "Now sample a prompt"),
@@ -115,6 +118,8 @@ SHORT: list[tuple[str, int, dict[str, Any], str]] = [
     ("interference", 3, {"lambda": 1.0}, "Lower λ"),
     ("interference", 3, {"lambda": 0.5}, "Raise λ"),
     ("interference", 4, {"merges": (Recipe("ties", ZOO / "base", (ZOO / "bible",)),)}, "of other experts"),
+    ("interference", 4, {"merges": (TIES,)}, "was asked nothing yet"),
+    ("interference", 4, {"merges": (TIES,), **told_by("x", Setup("ties"))}, "was asked nothing yet"),
     ("interference", 4, {"merges": (Recipe("pcb", ZOO / "base", (ZOO / "bible",)),)}, "No TIES merge"),
     ("competition", 1, {"ratio": 0.6}, "Lower r"),
     ("competition", 4, {"lambda": 0.5}, "Now sample a prompt"),

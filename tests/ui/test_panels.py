@@ -392,6 +392,35 @@ def test_a_merge_tells_its_progress_and_where_it_is(family: Family, tmp_path: Pa
     assert (out / "model.safetensors").is_file()
 
 
+FULL = OSError(28, "No space left on device", "/data/<out>/model.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            FULL,
+            "<code>/data/&lt;out&gt;/model.safetensors</code> could not be read or written (No space left on device).",
+        ),
+        (OSError(5, "Input/output error"), "A file could not be read or written (Input/output error)."),
+    ],
+)
+def test_a_merge_that_the_system_ends_names_the_file_where_it_is_known(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, words: str
+) -> None:
+    def failing(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("ui.merge_panel.merge", failing)
+    base, experts = family()
+
+    said, report = list(run_merge(Recipe("ties", base, tuple(experts)), str(tmp_path / "out"), "someone"))[-1]
+
+    assert words in said
+    assert 'role="alert"' in said
+    assert report is None
+
+
 @pytest.mark.parametrize(
     ("output", "words"), [(" ", "The output folder has no name"), ("{base}", "nothing is ever overwritten")]
 )

@@ -220,6 +220,17 @@ def test_after_a_failed_reading_no_picture_of_the_last_models_stays(
     assert unread.sees("see-read")
 
 
+def test_a_reading_that_the_system_ends_names_the_file(unread: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    def lost(*_: Any, **__: Any) -> None:
+        raise OSError(5, "Input/output error", "/data/model.safetensors")
+
+    monkeypatch.setattr(comparing, "compare", lost)
+
+    unread.fire("base", "change")
+
+    assert "<code>/data/model.safetensors</code> could not be read or written" in unread["see-note"]
+
+
 def test_settings_that_are_wrong_are_not_held_and_say_why(family: Family, screen: Screen) -> None:
     screen.choose(*family())
     screen["method"], screen["ties-density"] = "ties", 7

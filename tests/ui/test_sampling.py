@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from merging import merge, unwritten
@@ -126,6 +127,53 @@ def test_a_merge_too_large_for_memory_says_so_and_the_others_answer(
     assert shown.count("word ") == 3
     assert asked
     assert asked.merge is None
+
+
+LOST = OSError(5, "Input/output error", "/data/model.safetensors")
+
+
+def lost(*_: Any) -> None:
+    raise LOST
+
+
+def test_a_merge_in_memory_that_the_system_ends_says_so_and_the_others_answer(
+    merging: Recipe, spoken: list[list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sample_panel, "merged_in_memory", lost)
+
+    *_, (shown, asked) = run_sample(asked_with(merging), FIELDS, "someone")
+
+    assert "<code>/data/model.safetensors</code> could not be read or written (Input/output error)." in shown
+    assert shown.count("word ") == 3
+    assert asked
+    assert asked.merge is None
+
+
+def test_answers_that_the_system_ends_name_the_file(merging: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sample_panel, "answers", lost)
+
+    *_, (shown, asked) = run_sample(asked_with(merging), FIELDS, "someone")
+
+    assert "<code>/data/model.safetensors</code> could not be read or written" in shown
+    assert asked is None
+
+
+@pytest.mark.parametrize(("button", "shown"), [("sample-run", "answers"), ("run", "merge-status")])
+def test_what_nobody_foresaw_is_told_as_that_and_gives_the_buttons_back(
+    screen: Screen, merging: Recipe, monkeypatch: pytest.MonkeyPatch, button: str, shown: str
+) -> None:
+    def failing(*_: Any) -> None:
+        raise gr.Error("unforeseen")
+
+    monkeypatch.setattr("ui.wires.sample.run_sample", failing)
+    monkeypatch.setattr("ui.wires.merge.run_merge", failing)
+    assert merging.base
+    screen.choose(merging.base, merging.experts)
+
+    with pytest.raises(gr.Error):
+        screen.fire(button)
+
+    assert "Something went wrong here. Nothing that you have set or written is lost" in screen[shown]
 
 
 def test_who_cannot_be_asked_says_why_and_the_others_answer(

@@ -21,7 +21,13 @@ def averaged(seen: Seen) -> Verdict:
     found = weights(seen)
     if not found or max(found.values()) - min(found.values()) > 0.01:
         return False, "The experts do not count the same. Set the weight of each to 1."
-    return True, f"Every coefficient is {max(found.values()):.2f}: each expert enters with a third of its step."
+    share = max(found.values())
+    if abs(share - 1 / len(found)) > 0.005:
+        return False, (
+            f"Every coefficient is {share:.2f}, and in the average of {len(found)} it is {1 / len(found):.2f}. "
+            "Switch Normalize on, which divides by the sum of the weights."
+        )
+    return True, f"Every coefficient is {share:.2f}: each expert enters with a third of its step."
 
 
 def two_left(seen: Seen) -> Verdict:

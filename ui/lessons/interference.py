@@ -59,13 +59,16 @@ def as_long(seen: Seen) -> Verdict:
 
 
 def written(seen: Seen) -> Verdict:
-    """Whether a TIES merge of the three was written."""
+    """Whether a TIES merge of the three was written, and asked something."""
     merges = [recipe for recipe in seen.merges if recipe.method == "ties"]
     if not merges:
         return False, "No TIES merge has been written on this visit. Press Merge, and wait until it is done."
-    if not any({path.name for path in recipe.experts} == set(EXPERTS) for recipe in merges):
+    mine = [recipe for recipe in merges if {path.name for path in recipe.experts} == set(EXPERTS)]
+    if not mine:
         return False, f"A TIES merge was written, of other experts. Merge {listed(EXPERTS)}."
-    return True, "Your merge is on disk with its recipe beside it. Sample it next to base and experts, and judge."
+    if not any(seen.asked(merge=recipe) for recipe in mine):
+        return False, "Your merge is on disk, and was asked nothing yet. Sample it next to base and experts."
+    return True, "Your merge is on disk with its recipe beside it, and has answered next to base and experts: judge."
 
 
 LESSON = Lesson(
@@ -96,7 +99,8 @@ LESSON = Lesson(
             most experts now have nothing to say about most entries, so they can no longer contradict each other there.
             """,
             Setup("ties", {"density": 1.0}, view="experts"),
-            "Lower Density ρ until less than 5% of the entries are in conflict, and keep at least half of ‖τ‖².",
+            "The curve “What trimming keeps”, in Experts, tells how much of ‖τ‖² is left at every ρ. Lower Density ρ "
+            "until less than 5% of the entries are in conflict, and keep at least half of ‖τ‖². Check tells both.",
             cleared,
         ),
         Step(

@@ -63,9 +63,9 @@ class Seen:
         params = METHODS[self.method].params.values()
         return {**{p.key: p.default for p in params if not p.per_expert}, **self.recipe.values}
 
-    def asked(self, prompt: str = "") -> bool:
-        """Whether the merge that the controls say has answered a prompt that begins so, written or not."""
-        mine, told = self.recipe, self._beginning(prompt)
+    def asked(self, prompt: str = "", merge: Recipe | None = None) -> bool:
+        """Whether a merge has answered a prompt that begins so, written or not; by default that of the controls."""
+        mine, told = merge or self.recipe, self._beginning(prompt)
         return mine is not None and any(one.merge and same(one.merge, mine) for one in told)
 
     def answered(self, prompt: str) -> bool:

@@ -94,7 +94,8 @@ LESSON = Lesson(
             fine-tuning is a small step from a large place.
             """,
             ALONE,
-            "Switch the norm to relative, find the tensor in which this expert moved furthest, and click it.",
+            "Leave “What is shown” at “Distance from the base, relative”, find the tensor in which this expert moved "
+            "furthest, and click it.",
             furthest,
         ),
         Step(

@@ -6,19 +6,19 @@ from typing import Any
 
 import gradio as gr
 
-from ui.errors import notice
+from ui.errors import UNFORESEEN, notice
 from ui.events import PRIVATE
 from ui.jobs import stop as stop_job
 
 
 def wire_end(ran: Any, run: gr.Button, stop: gr.Button, status: gr.HTML) -> None:
-    """Give the buttons back, also when Gradio refused a value before any of our functions saw it."""
+    """Give the buttons back, also after an error that nobody foresaw, be it in Gradio before our functions ran."""
 
-    def refused() -> tuple[Any, Any, str]:
-        return *resting(), notice("One of the values cannot be used. Correct it and try again.")
+    def failed() -> tuple[Any, Any, str]:
+        return *resting(), notice(UNFORESEEN)
 
     ran.success(resting, None, [run, stop], queue=False, **PRIVATE)
-    ran.failure(refused, None, [run, stop, status], queue=False, **PRIVATE)
+    ran.failure(failed, None, [run, stop, status], queue=False, **PRIVATE)
 
 
 def working() -> tuple[Any, Any]:

@@ -41,9 +41,13 @@ def wire(page: Page, filling: Filling, panel: LessonsPanel, opener: gr.Button) -
             gr.Tabs(selected=right) if right else gr.skip(),
             right or gr.skip(),
             object(),
+            "",  # a tensor that was clicked before was not clicked for this step
+            "",
+            None,
         )
 
     given = [page.models.selection, page.visit, page.prompts, page.see.tensor, *page.form]
     left, right = page.see, page.forecast
     views = [left.tabs, left.view, right.tabs, right.view, page.turned]
-    wire_lessons(page.demo, panel, opener, given, see, [*filling.outputs, *views], arrange)
+    looked = [left.tensor, left.detail, left.histogram]
+    wire_lessons(page.demo, panel, opener, given, see, [*filling.outputs, *views, *looked], arrange)

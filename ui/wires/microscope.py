@@ -10,7 +10,7 @@ import gradio as gr
 from merging.errors import MergeError, MergeStopped
 from ui.comparing import known_comparison
 from ui.draft import Standing
-from ui.errors import notice
+from ui.errors import notice, worded
 from ui.events import EACH, QUIET, after
 from ui.jobs import announce, stoppable
 from ui.models_panel import Selection
@@ -44,7 +44,7 @@ def wire(page: Page) -> None:
             except MergeStopped:
                 return  # something else is looked at now
             except (MergeError, OSError) as error:
-                yield notice(str(error)), None, None, None
+                yield notice(worded(error)), None, None, None
 
     def on_pair(chosen: Selection, now: Standing, name: str, one: int | None, other: int | None) -> Any:
         try:

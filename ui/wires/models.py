@@ -11,7 +11,7 @@ import gradio as gr
 from merging.compare import Comparison
 from merging.errors import MergeError, MergeStopped
 from ui.comparing import known_comparison, make_comparison, unread
-from ui.errors import notice
+from ui.errors import notice, worded
 from ui.events import PRIVATE, QUIET
 from ui.jobs import stop
 from ui.models_panel import Selection, read_models
@@ -80,7 +80,7 @@ def wire(page: Page, looks: dict[str, Look]) -> Any:
         except MergeStopped:
             problem = notice(STOPPED, "info")
         except (MergeError, OSError) as error:
-            problem = notice(str(error))
+            problem = notice(worded(error))
         if readings[visitor] == mine:  # no others were chosen meanwhile
             yield problem or describe(selection), "", None, *still, *buttons(False, bool(problem))
 
