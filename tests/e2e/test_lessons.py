@@ -58,5 +58,9 @@ def test_a_learner_follows_a_link_sets_up_checks_and_goes_on(watched: Page, app_
       const sheet = document.querySelector('#lessons').getBoundingClientRect();
       return sheet.top > 200 && sheet.left === 0 && sheet.width <= 400;
     }""")
+    page.locator("#lesson-check").click()
+    expect(verdict.locator(".notice")).to_be_in_viewport()
+    page.locator("#lesson-next").click()
+    expect(head.locator("h3")).to_be_in_viewport()
     page.locator("#lessons .toggle-button").click()
     expect(page.locator("#lessons.open")).to_have_count(0)

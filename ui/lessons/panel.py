@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from ui.events import PRIVATE
 from ui.lessons import LESSONS
 from ui.lessons.facts import filled
 from ui.lessons.lesson import Seen, Setup
@@ -16,7 +17,7 @@ from ui.lessons.place import Place, Solved, answer, heading, known, linked, offe
 from ui.method_panel import MATH
 
 CSS = Path(__file__).parents[1] / "lessons.css"
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+QUIET: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}
 # The address bar follows the steps, so that it can be copied; what else it says is left alone.
 ADDRESS = """
 watch('value', () => {
@@ -28,6 +29,10 @@ watch('value', () => {
 });
 """
 SPOKEN = "element.setAttribute('role', 'status');"  # readers of screens say what a check has found
+
+
+# On a narrow screen the panel is a sheet that scrolls by itself.
+IN_SIGHT = "() => requestAnimationFrame(() => document.querySelector('#ID').scrollIntoView({block: 'nearest'}))"
 
 
 @dataclass(frozen=True)
@@ -133,13 +138,15 @@ def wire_lessons(
         start.click(on_start(slug), panel.solved, panel.changing, **QUIET)
     panel.leave.click(lambda solved: shown(Place(), known(solved)), panel.solved, panel.changing, **QUIET)
     for button, by in ((panel.back, -1), (panel.next, 1)):
-        button.click(on_step(by), [panel.place, panel.solved], panel.changing, **QUIET)
-    panel.check.click(
+        turned = button.click(on_step(by), [panel.place, panel.solved], panel.changing, **QUIET)
+        turned.then(None, js=IN_SIGHT.replace("ID", "lesson-head"), **PRIVATE)
+    told = panel.check.click(
         on_check,
         [panel.place, panel.solved, *given],
         [panel.verdict, panel.solved, panel.head, panel.next],
         **QUIET,
     )
+    told.then(None, js=IN_SIGHT.replace("ID", "lesson-verdict"), **PRIVATE)
     panel.arrange.click(on_arrange, panel.place, list(arranged), **QUIET)
     panel.arrange.click(lambda: "", None, panel.verdict, **QUIET)
 
