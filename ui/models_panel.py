@@ -51,17 +51,19 @@ class Models:
 
 def models_panel(folder: Path | None) -> Models:
     listed = family.choices(folder)
+    ground, others = str(family.BASE), [str(path) for path in family.EXPERTS]
     with gr.Row():
         base = gr.Dropdown(
-            listed, value=str(family.BASE), label="Base model", allow_custom_value=True, elem_id="base",
+            listed, value=ground, label="Base model", allow_custom_value=True, elem_id="base",
             info="The model that the experts were fine-tuned from. Choose one, or type a path and press Enter.",
         )  # fmt: skip
         experts = gr.Dropdown(
-            listed, value=[str(path) for path in family.EXPERTS], label="Experts", multiselect=True,
+            listed, value=others, label="Experts", multiselect=True,
             allow_custom_value=True, elem_id="experts",
             info="Fine-tuned models or LoRA adapters: a folder, or one file of safetensors or PyTorch.",
         )  # fmt: skip
-    table = gr.HTML(elem_id="models-table", padding=False)
+    # Here from the start, since a table that came later would push everything below it down.
+    table = gr.HTML(read_models(ground, others)[0], elem_id="models-table", padding=False)
     return Models(base, experts, table, gr.State(Selection()))
 
 

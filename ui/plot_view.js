@@ -82,20 +82,37 @@ async function focusCell(maps, where) {
                   (trace.xaxis || 'x') + (trace.yaxis || 'y'));
 }
 
-// From one cell to the next; over a panel's edge to the panel beside it.
+const STEPS = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1], PageUp: [-10, 0],
+               PageDown: [10, 0], Home: [0, -Infinity], End: [0, Infinity]};
+const within = (place, length) => Math.max(0, Math.min(length - 1, place));
+
+// From one cell to the next; an arrow goes over a panel's edge to the panel beside it, all else stays in the panel.
 function moved(maps, key) {
-  const step = {ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1]}[key];
-  if (!step) return null;
+  if (!(key in STEPS)) return null;
   if (!at || at.map >= maps.length) return {map: 0, row: 0, col: 0};
-  const {trace} = maps[at.map];
-  let {map, row, col} = at;
-  row += step[0];
-  col += step[1];
-  if (row >= 0 && row < trace.y.length && col >= 0 && col < trace.x.length) return {map, row, col};
-  map += step[0] + step[1];
-  if (map < 0 || map >= maps.length) return at;
-  const next = maps[map].trace;
-  return {map, row: step[0] < 0 ? next.y.length - 1 : 0, col: step[1] < 0 ? next.x.length - 1 : 0};
+  const [down, right] = STEPS[key], {trace} = maps[at.map];
+  const row = within(at.row + down, trace.y.length), col = within(at.col + right, trace.x.length);
+  if (row !== at.row || col !== at.col || !key.startsWith('Arrow')) return {map: at.map, row, col};
+  const map = beside(maps, down, right);
+  if (map === undefined) return at;
+  const {x, y} = maps[map].trace;
+  return {map, row: down ? (down > 0 ? 0 : y.length - 1) : within(row, y.length),
+          col: right ? (right > 0 ? 0 : x.length - 1) : within(col, x.length)};
+}
+
+// Where a panel begins in the plot: how far to the right, and how far down.
+function corner({trace}) {
+  const start = (name) => ((figure.layout[name[0] + 'axis' + name.slice(1)] || {}).domain || [0, 1])[0];
+  return {right: start(trace.xaxis || 'x'), down: -start(trace.yaxis || 'y')};
+}
+
+// The nearest panel that way, in the same row of panels, or in the same column.
+function beside(maps, down, right) {
+  const [along, across] = down ? ['down', 'right'] : ['right', 'down'], way = down + right;
+  const places = maps.map(corner), mine = places[at.map];
+  const ahead = (place) => (place[along] - mine[along]) * way;
+  return [...maps.keys()].filter((map) => Math.abs(places[map][across] - mine[across]) < 1e-6 && ahead(places[map]) > 1e-6)
+    .sort((one, other) => ahead(places[one]) - ahead(places[other]))[0];
 }
 
 box.addEventListener('keydown', (event) => {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.e2e.conftest import open_tab
+from tests.e2e.conftest import drawn, open_tab
 
 pytestmark = pytest.mark.e2e
 
@@ -14,6 +14,26 @@ NAMELESS = """() => [...document.querySelectorAll('button, input, textarea, [rol
   .filter((part) => !(part.ariaLabel || part.title || part.placeholder || part.textContent.trim()
     || (part.labels && part.labels.length) || part.getAttribute('aria-labelledby')))
   .map((part) => part.outerHTML.slice(0, 160))"""
+
+# How far things moved by themselves, as browsers sum it up: a share of the window, times how much of it moved.
+SHIFTS = """window.shifts = [];
+  new PerformanceObserver((list) => list.getEntries().forEach((entry) => window.shifts.push(
+    {value: entry.value, moved: entry.sources.map(({node}) => node && (node.id || node.className || node.nodeName))},
+  ))).observe({type: 'layout-shift', buffered: true});"""
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_nothing_moves_while_the_page_fills(watched: Page, app_url: str, width: int) -> None:
+    watched.set_viewport_size({"width": width, "height": 900})
+    watched.add_init_script(SHIFTS)
+    watched.goto(app_url)
+    expect(watched.locator("#models-table tbody tr")).to_have_count(4)
+    for plot in ("#norms", "#weights"):
+        drawn(watched, plot)
+        expect(watched.locator(plot)).to_be_visible()
+
+    shifts = watched.evaluate("shifts")
+    assert sum(shift["value"] for shift in shifts) < 0.05, shifts
 
 
 def test_the_page_fits_its_window_and_everything_has_a_name_and_the_keyboard_reaches_it(visit: Page) -> None:

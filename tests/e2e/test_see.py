@@ -112,6 +112,20 @@ def test_a_cell_is_looked_into_by_mouse_and_by_keyboard(visit: Page) -> None:
     expect(visit.locator("#norms .pv-live")).to_contain_text("shakespeare, layer 1, k")
     visit.keyboard.press("Enter")
     expect(visit.locator("#tensor-detail h3")).to_have_text(K)
+    for keys, cell in (
+        ("End ArrowRight", "bible, layer 1, q"),  # beside the panel is the next expert, in the same row
+        ("ArrowLeft", "shakespeare, layer 1, mlp norm"),
+        ("Home", "shakespeare, layer 1, q"),
+        ("PageDown", "shakespeare, layer 5, q"),
+        ("ArrowDown", "shakespeare, embed"),  # below it is what belongs to the same expert
+        ("End ArrowRight", "bible, embed"),
+        ("ArrowUp", "bible, layer 5, q"),
+        ("PageUp ArrowUp", "bible, layer 0, q"),
+        ("End ArrowRight End ArrowRight", "python, layer 0, mlp norm"),  # and beside the last there is nothing
+    ):
+        for key in keys.split():
+            visit.keyboard.press(key)
+        expect(visit.locator("#norms .pv-live")).to_contain_text(f"{cell}: ")
 
     open_tab(visit, "#views", "Tensor")
     expect(visit.locator("#microscope h3")).to_have_text(K)

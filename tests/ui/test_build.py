@@ -9,6 +9,7 @@ import pytest
 
 from merging.method import ADAPTERS, METHODS, Method
 from ui.build import build
+from ui.family import BASE, EXPERTS
 from ui.method_panel import SOMETIMES, about
 
 ALL = METHODS | ADAPTERS
@@ -71,3 +72,8 @@ def test_no_two_listeners_of_one_event_wait_to_be_called_again() -> None:
 
     assert waiting
     assert {target: names for target, names in waiting.items() if len(names) > 1} == {}
+
+
+def test_the_page_opens_with_the_table_of_the_embedded_family(labels: dict[str, Any]) -> None:
+    for path in (BASE, *EXPERTS):
+        assert f"<b>{path.name}</b>" in labels["models-table"].value
