@@ -3,6 +3,7 @@
 const box = element.querySelector('.pv-box');
 const numbers = element.querySelector('.pv-numbers');
 const live = element.querySelector('.pv-live');
+const cursor = Object.assign(document.createElement('div'), {className: 'pv-cursor'});
 const empty = element.querySelector('.pv-empty');
 const nothing = empty.textContent;
 let wired = false;
@@ -41,6 +42,7 @@ async function draw() {
   if (!shown) return;
   const Plotly = await window.mergescopePlotly;
   const fig = structuredClone(figure);
+  cursor.remove();
   box.style.height = (fig.layout.height || 360) + 'px';
   // Where there are no cells to walk to, the numbers in the table are what the keyboard and readers of screens get.
   const cells = heatmaps().length > 0;
@@ -68,6 +70,18 @@ const exists = ({map, row, col}) => {
   return Boolean(trace) && row < trace.y.length && col < trace.x.length;
 };
 
+// The cell that the keyboard is at has a frame.
+function frame(trace, {row, col}) {
+  const span = (name, place) => {
+    const axis = box._fullLayout[name[0] + 'axis' + name.slice(1)], middle = axis.d2c(place);
+    const [start, end] = [middle - 0.5, middle + 0.5].map((edge) => axis._offset + axis.c2p(edge)).sort((a, b) => a - b);
+    return [start + 'px', end - start + 'px'];
+  };
+  const [left, width] = span(trace.xaxis || 'x', trace.x[col]), [top, height] = span(trace.yaxis || 'y', trace.y[row]);
+  Object.assign(cursor.style, {left, width, top, height});
+  box.append(cursor);
+}
+
 const cellOf = (trace, {row, col}) => ((trace.customdata || [])[row] || [])[col];
 
 async function focusCell(maps, where) {
@@ -77,6 +91,7 @@ async function focusCell(maps, where) {
   const row = trace.name || !trace.customdata ? trace.y[at.row] : cellOf(trace, at) || 'between layers';
   const text = [trace.name, plain(row), plain(trace.x[at.col])].filter(Boolean).join(', ');
   live.textContent = text + ': ' + (trace.text[at.row][at.col] || 'nothing');
+  frame(trace, at);
   const Plotly = await window.mergescopePlotly;
   Plotly.Fx.hover(box, [{curveNumber: index, pointNumber: [at.row, at.col]}],
                   (trace.xaxis || 'x') + (trace.yaxis || 'y'));
@@ -115,6 +130,7 @@ function beside(maps, down, right) {
     .sort((one, other) => ahead(places[one]) - ahead(places[other]))[0];
 }
 
+box.addEventListener('blur', () => cursor.remove());
 box.addEventListener('keydown', (event) => {
   const maps = heatmaps();
   if (!maps.length) return;

@@ -74,3 +74,28 @@ def test_the_page_fits_its_window_and_everything_has_a_name_and_the_keyboard_rea
         "sample-run",
     }
     assert wanted - {name.removesuffix("-button") for name in reached} == set()
+
+
+def test_what_the_merge_will_do_stays_beside_the_sliders(visit: Page) -> None:
+    visit.locator("#from-k").scroll_into_view_if_needed()
+    visit.evaluate("window.scrollBy(0, 300)")
+
+    expect(visit.locator("#forecast")).to_be_in_viewport()
+    box = visit.locator("#step-weights").bounding_box()
+    assert box
+    assert box["y"] >= 0
+
+
+def test_the_keyboard_s_place_on_a_heatmap_has_a_frame(visit: Page) -> None:
+    visit.locator("#weights .pv-box").focus()
+    for key in ("ArrowRight", "ArrowDown", "ArrowDown"):
+        visit.keyboard.press(key)
+
+    frame, image = (visit.locator(f"#weights {part}").first.bounding_box() for part in (".pv-cursor", ".hm image"))
+    rows = visit.evaluate("() => document.querySelector('#weights .pv-box').data[0].y.length")
+    assert frame
+    assert image
+    assert abs(frame["y"] - image["y"] - 2 * image["height"] / rows) < 2  # the third row, of the first expert
+    assert abs(frame["x"] - image["x"]) < 2
+    visit.locator("#base input").focus()
+    expect(visit.locator("#weights .pv-cursor")).to_have_count(0)
