@@ -7,6 +7,13 @@ const cursor = Object.assign(document.createElement('div'), {className: 'pv-curs
 const empty = element.querySelector('.pv-empty');
 const nothing = empty.textContent;
 let wired = false;
+
+// The page is seen when its last parts are there, and what comes then does not move it.
+const whole = (tries) => {
+  if (document.querySelector('#run') && document.querySelector('#weights .pv-box')) document.body.classList.add('mounted');
+  else if (tries) setTimeout(whole, 50, tries - 1);
+};
+if (!document.body.classList.contains('mounted')) whole(400);
 let at = null; // the cell that the arrow keys are on: {trace, row, col}
 
 // Gradio's own plots bring another plotly.js into window.Plotly, so ours is kept under another name.
