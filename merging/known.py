@@ -146,6 +146,8 @@ class _Alike:
 def _stacked(surveys: list[Any]) -> Any:
     """What is said of each of several tensors as if it were one survey, with an axis for these in front."""
     first = surveys[0]
+    if first is None:  # nothing is surveyed of tensors that are merged as a whole
+        return None
     if isinstance(first, Gram):
         return Gram(torch.stack([survey.products for survey in surveys]))
     if isinstance(first, torch.Tensor):
