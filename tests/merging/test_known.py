@@ -110,7 +110,7 @@ def test_surveys_of_several_tensors_are_one_in_all_their_parts() -> None:
     assert others.tolist() == [[0.5, 1], [0.5, 2], [0.5, 3]]
 
 
-@pytest.mark.parametrize("survey", [0.5, {"norms": torch.ones(2)}, (torch.ones(2), None)])
+@pytest.mark.parametrize("survey", [0.5, {"norms": torch.ones(2)}, (torch.ones(2), 0.5)])
 def test_a_survey_that_cannot_be_one_of_several_tensors_is_refused(survey: Any) -> None:
     with pytest.raises(TypeError, match="no tensor, Gram or tuple of these"):
         stacked([survey, survey])
