@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import html
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from merging.report import Report
 from merging.sizes import in_words
 from ui.controls import control, first
 from ui.errors import escaped, notice, worded
-from ui.events import QUIET
+from ui.events import PRIVATE
 from ui.finished import finished, ranks_in_words
 from ui.folders import fresh_folder, unplaceable
 from ui.jobs import Job, stoppable
@@ -36,9 +36,8 @@ class Merge:
     """The components of the section; `form` maps `method`, `method.parameter`, `result` and `rank` to theirs."""
 
     form: dict[str, Any]
-    weights: gr.State  # by expert path; only those that differ from 1
+    weights: gr.Textbox  # by expert path, as JSON: what the browser itself can write, without asking first
     filled: gr.State  # another object each time that the weights were set by anything but their sliders
-    slid: gr.Textbox  # another text each time that one of their sliders moved, since states tell of that too late
     output: gr.Textbox
     run: gr.Button
     stop: gr.Button
@@ -46,14 +45,15 @@ class Merge:
     status: gr.HTML
 
 
+# The weight of one expert among all, as text; an emptied field leaves it as it was.
+SLIDE = "(value, all) => value === null ? all : JSON.stringify({...JSON.parse(all), [%s]: value})"
 VARIES = "It is not the same for all tensors. Move it, and it is."
 
 
 def merge_panel(selection: gr.State) -> Merge:
     form = method_panel(selection)
-    weights, filled = gr.State({}), gr.State(None)
-    slid = gr.Textbox(visible="hidden", elem_id="slid")
-    _weight_sliders(form["method"], selection, weights, filled, slid)
+    weights, filled = gr.Textbox("{}", visible="hidden", elem_id="expert-weights"), gr.State(None)
+    _weight_sliders(form["method"], selection, weights, filled)
     form |= result_panel(form["method"], selection)
     output = gr.Textbox(fresh_folder(), label="Output folder", elem_id="output", info="It must not hold anything.")
     with gr.Row():
@@ -61,18 +61,27 @@ def merge_panel(selection: gr.State) -> Merge:
         stop = gr.Button("Stop", elem_id="stop", interactive=False)
     estimate = gr.HTML(elem_id="merge-estimate", padding=False)
     status = gr.HTML(elem_id="merge-status", padding=False)
-    return Merge(form, weights, filled, slid, output, run, stop, estimate, status)
+    return Merge(form, weights, filled, output, run, stop, estimate, status)
 
 
-def _weight_sliders(
-    method: gr.Radio, selection: gr.State, weights: gr.State, filled: gr.State, slid: gr.Textbox
-) -> None:
+def weights_in(text: str) -> dict[str, Any]:
+    """The weights that the page holds, by expert path; MergeError where nobody could have set them there."""
+    try:
+        weights = json.loads(text)
+    except (ValueError, RecursionError):
+        weights = None
+    if not isinstance(weights, dict):
+        raise MergeError("The weights of the experts got lost on their way from the page. Reload it.")
+    return weights
+
+
+def _weight_sliders(method: gr.Radio, selection: gr.State, weights: gr.Textbox, filled: gr.State) -> None:
     """A slider per expert, for methods that weigh them; what was set survives a change of method or models."""
 
     # Not when `weights` change: they do with every step of a slider that is dragged.
     @gr.render(inputs=[method, selection, weights], triggers=[method.change, selection.change, filled.change])
-    def sliders(name: str, chosen: Selection, known: dict[str, Any]) -> None:
-        param = find_method(name).params.get("weight")
+    def sliders(name: str, chosen: Selection, text: str) -> None:
+        known, param = weights_in(text), find_method(name).params.get("weight")
         if param is None or not chosen.fitting:
             return
         with gr.Group(elem_classes="weights"):
@@ -81,11 +90,8 @@ def _weight_sliders(
                 extra = {"info": VARIES} if isinstance(weight, list | dict) else {}
                 label = f"Weight of {expert}"
                 slider = control(param, value=first(weight), label=label, **extra)
-                slider.input(partial(_slide, path), [slider, weights], [weights, slid], queue=False, **QUIET)
-
-
-def _slide(path: str, value: float | None, weights: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    return (weights if value is None else {**weights, path: float(value)}), str(time.monotonic_ns())
+                told = SLIDE % json.dumps(path)
+                slider.input(None, [slider, weights], weights, js=told, trigger_mode="multiple", **PRIVATE)
 
 
 def recipe_of(selection: Selection, fields: dict[str, Any], weights: dict[str, Any], all_of_them: bool) -> Recipe:

@@ -11,7 +11,7 @@ from merging.recipe import Recipe
 from ui.draft import Draft, drafted
 from ui.forecast_panel import Forecast
 from ui.history_panel import Past
-from ui.merge_panel import Merge
+from ui.merge_panel import Merge, weights_in
 from ui.models_panel import Models, Selection
 from ui.sample_panel import Sample
 from ui.see_panel import See
@@ -56,5 +56,5 @@ class Page:
         """
         *known, weights, draft = values
         fields = dict(zip(self._keys(method) if method else self.merging.form, known, strict=True))
-        mine: Draft = replace(draft, weights=weights)
+        mine: Draft = replace(draft, weights=weights_in(weights))
         return drafted(selection, fields, mine, all_of_them)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -199,7 +200,7 @@ def test_a_method_without_weights_offers_to_become_one_that_has_them(picked: Scr
 
     assert picked["method"] == "task_arithmetic"
     assert picked["task_arithmetic-lambda"] == 1.0
-    weights = picked.state(dict)
+    weights = json.loads(picked["expert-weights"])
     assert set(weights) == set(picked["experts"])
     assert "the same coefficients" in picked["edit-done"]
     sliders = [picked.rendered[f"Weight of {name}"].value for name in ("expert-1", "expert-2")]

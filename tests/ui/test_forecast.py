@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -383,14 +384,17 @@ def test_a_slider_of_weights_is_heard_without_the_queue(family: Family, screen: 
     base, experts = family()
     screen.choose(base, experts)
     screen["method"], screen["task_arithmetic-lambda"] = "task_arithmetic", 0.8
-    screen.put({str(experts[0]): 0.25})
-    screen["slid"] = "1"
+    screen["expert-weights"] = json.dumps({str(experts[0]): 0.25})
 
-    screen.fire("slid", "change")
+    screen.fire("expert-weights", "change")
 
     first = next(row for row in screen["weights"].data[0].z if row[0] is not None)
     assert first == pytest.approx([0.2, *[0.8] * (len(experts) - 1)])
-    heard = [one for one in screen.demo.fns.values() if (screen.named["slid"]._id, "change") in one.targets]
-    followed = [one for one in screen.demo.fns.values() if one.trigger_after in {each._id for each in heard}]
+    heard = [one for one in screen.demo.fns.values() if (screen.named["expert-weights"]._id, "change") in one.targets]
+    followed = [
+        one
+        for one in screen.demo.fns.values()
+        if one.trigger_after in {each._id for each in heard} and screen.named["weights"] in one.outputs
+    ]
     assert followed
     assert not any(one.queue for one in followed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -102,7 +103,7 @@ def wire(page: Page) -> None:
         return (
             chosen_method(found.method),
             *told,
-            weights,
+            json.dumps(weights),
             object(),
             converted(now),
             shown(chosen.by_path, now.edits, words)[0],

@@ -146,8 +146,7 @@ def wire(page: Page, drawn: Any) -> None:
         if controls := [part.change for key, part in form.items() if key.startswith(f"{method}.")]:
             given = [selection, *view, *page.form_of(method)]
             drawing.append(after(controls, moving(method), given, everything, **at_once))
-    weights = page.merging.weights, page.merging.slid
-    others: list[Any] = [*(part for key, part in form.items() if "." not in key), *weights, page.draft]
+    others: list[Any] = [*(part for key, part in form.items() if "." not in key), page.merging.weights, page.draft]
     given = [selection, *view, *page.form]
     drawing.append(after([part.change for part in others], moving(), given, everything, **at_once))
     chosen = [part.change for part in choices]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +74,7 @@ class Filling:
             [str(path) for path in recipe.experts],
             chosen(recipe.method),
             *(told.get(key, gr.skip()) for key in form if key != "method"),
-            dict(zip(map(str, recipe.experts), recipe.weights, strict=False)),
+            json.dumps(dict(zip(map(str, recipe.experts), recipe.weights, strict=False))),
             object(),
             Draft(opened=Opened(recipe, told)),
             *shown({}, Edits()),
