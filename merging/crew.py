@@ -28,6 +28,16 @@ def breathe() -> None:
         raise MergeStopped("Stopped. Nothing was written.")
 
 
+@contextmanager
+def listening(stop: threading.Event | None) -> Iterator[None]:
+    """Within, `breathe` raises MergeStopped once `stop` is set, for long work that one thread does alone."""
+    before, _at_work.stop = getattr(_at_work, "stop", None), stop
+    try:
+        yield
+    finally:
+        _at_work.stop = before
+
+
 class Crew:
     """Workers who share the pieces of one job at a time. With one worker, the work is done where it is asked for."""
 
@@ -81,11 +91,8 @@ class _Shared:
         self.over = True
 
     def drain(self, work: Callable[[Item], None]) -> None:
-        before, _at_work.stop = getattr(_at_work, "stop", None), self.stop
-        try:
+        with listening(self.stop):
             self._drain(work)
-        finally:
-            _at_work.stop = before
 
     def _drain(self, work: Callable[[Item], None]) -> None:
         nothing = object()

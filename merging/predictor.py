@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from merging import counts as counting
 from merging import known, tried, wholes
 from merging.compare import QUICK, Comparison, Probe
-from merging.crew import one_thread
+from merging.crew import breathe, one_thread
 from merging.errors import MergeError
 from merging.lazy import torch
 from merging.pace import Pace
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from merging.groups import Group
 
 KEPT = 1 << 22  # numbers of a sample that is kept for the next time
+COUNTED = 256  # counts that are kept: of each choice of experts, for a moving slider and for one at rest
 BROKEN = "holds NaN or infinity, so the merge will be refused"
 STILL = "none of the entries looked at moved"
 
@@ -40,7 +41,7 @@ class Predictor:
         self.soonest = QUICK // (1 + len(comparison.experts))
         self.pace = Pace(self.soonest, self.at_hand)
         self._samples: dict[tuple[int, bool], Sample] = {}
-        self._counts: dict[Any, counting.Counts] = {}  # of samples, by which experts enter
+        self._counts: dict[Any, tuple[counting.Counts, float]] = {}  # by how many entries, and which experts enter
         self._surveys: dict[Any, Any] = {}
         self._depths = depths(comparison.names), depths(comparison.names, lone=0.0)
 
@@ -148,30 +149,28 @@ class Predictor:
     ) -> Prediction:
         """What a method does that has one number per expert and tensor, or makes a tensor as a whole."""
         comparison = self.comparison
-        sample = self._sample(self.soonest if quick else self.at_hand)
+        wanted = self.soonest if quick else self.at_hand
         moves = comparison.norms > 0
         if quick:
             why |= dict.fromkeys(found.wholes, wholes.LATER)
         else:
             for index, norm, words in wholes.lengths(found.wholes, self.groups, comparison.shapes, settings.with_base):
                 norms[index], why[index] = norm, words
-        exact = {"weights", "kept"} | ({"decided"} if sample.whole else set())
+        counts, share = self._entered(wanted, (True,) * comparison.norms.shape[1])
+        exact = {"weights", "kept"} | ({"decided"} if share == 1 else set())
         if not (quick and found.wholes):
             exact |= {"norms", "relative", "against"}
         enters = found.weights.nan_to_num() != 0
-        counts, decided = (
-            self._entered(sample, (True,) * enters.shape[1]),
-            torch.zeros(len(enters), 3, dtype=torch.float64),
-        )
+        decided = torch.zeros(len(enters), 3, dtype=torch.float64)
         for some in enters.unique(dim=0):
             rows = (enters == some).all(1)
-            decided[rows] = self._entered(sample, tuple(some.tolist())).decided[rows]
+            decided[rows] = self._entered(wanted, tuple(some.tolist()))[0].decided[rows]
         decided = _ratio(decided, counts.entries[:, None])
         decided[found.weights.isnan().all(1)] = torch.nan
         return self._prediction(
             settings,
             why,
-            sample.share,
+            share,
             frozenset(exact),
             weights=found.weights,
             kept=torch.where(moves & ~found.weights.isnan(), enters.double(), torch.nan),
@@ -180,20 +179,22 @@ class Predictor:
             moved=_scaled(counts, self.sizes),
         )
 
-    def _entered(self, sample: Sample, enters: tuple[bool, ...]) -> counting.Counts:
-        """The counts of a sample where these experts enter with all of their entries."""
-        key = id(sample), enters
-        if key not in self._counts:
+    def _entered(self, wanted: int, enters: tuple[bool, ...]) -> tuple[counting.Counts, float]:
+        """The counts of about so many entries where these experts enter with all of theirs, and the sample's share."""
+        known = self._counts.get((wanted, enters))
+        if known:
+            return known
 
-            def shares(stack: Stack) -> Tensor:
-                mine = torch.tensor([float(enters[index]) for index in stack.which])
-                return stack.tau * mine[:, None]
+        def shares(stack: Stack) -> Tensor:
+            breathe()
+            mine = torch.tensor([float(enters[index]) for index in stack.which])
+            return stack.tau * mine[:, None]
 
-            found = counting.counts_of(sample, shares, len(self.sizes), len(enters))
-            if sample not in self._samples.values():
-                return found
-            self._counts[key] = found
-        return self._counts[key]
+        sample = self._sample(wanted)
+        found = counting.counts_of(sample, shares, len(self.sizes), len(enters)), sample.share
+        if len(self._counts) < COUNTED:
+            self._counts[wanted, enters] = found
+        return found
 
     def _prediction(
         self, settings: Settings, why: dict[int, str], share: float, exact: frozenset[str], **tables: Tensor

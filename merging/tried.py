@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from merging.counts import Counts, counts_of
+from merging.crew import breathe
 from merging.groups import FEW, Group, Groups, of_some
 from merging.lazy import torch
 from merging.mapped import Drawn, Mapped
@@ -79,6 +80,7 @@ def _together(method: Method, stack: Stack, values: Values, survey: Any, drawn: 
     """The shares of a stack whose tensors are all merged by the same values and the same survey."""
     out = torch.empty_like(stack.tau)
     for start in range(0, stack.size, CACHED):
+        breathe()
         some = slice(start, start + CACHED)
         asked = {**values, "base": stack.rows[0, some], "experts": stack.rows[1:, some], "survey": survey}
         out[:, some] = _shares(method, asked, None if drawn is None else drawn[:, some])
@@ -121,6 +123,7 @@ class _Apart:
             assert into is not None
             looked_at = self.tensorwise and length <= MAPPED and self._few(first, last)  # surveyed with the rest
             for fixed, moving, some in self._batches(first, last, max(1, CACHED // length), looked_at):
+                breathe()
                 given = {**fixed, "row": row, "looked_at": looked_at, "survey": self.survey}
                 if self.tensorwise and not looked_at:
                     moving["survey"] = _stacked([self._look(first + index) for index in some])

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from time import perf_counter
 
+from merging.crew import breathe
 from merging.groups import Group
 from merging.method import Whole
 
@@ -25,6 +26,7 @@ def lengths(
     """
     start, done = perf_counter(), 0.0
     for index in sorted(wholes, key=lambda index: _work(shapes[index])):
+        breathe()
         group, shape, spent = groups[index], shapes[index], perf_counter() - start
         if group.size < math.prod(shape):
             yield index, math.nan, LARGE

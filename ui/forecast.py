@@ -32,7 +32,7 @@ Drawn = tuple[Any, ...]  # the caption, what each of VIEWS shows, and whether al
 def draw_forecast(
     selection: Selection, recipe: Recipe, view: str, effect: str, compared: str, held: Recipe | None, quick: bool
 ) -> Drawn:
-    """What the open view shows of the recipe; the others are left as they are."""
+    """What the open view shows of the recipe; the others are left as they are. MergeStopped in long work that is."""
     shown = dict.fromkeys(VIEWS, gr.skip())
     if not known_predictor(selection):
         return "", *dict.fromkeys(VIEWS).values(), True

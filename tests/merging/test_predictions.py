@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import chain, combinations
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from torch import Tensor
 from merging import METHODS, MergeError, Recipe, merge, pace, predictor, tried, wholes
 from merging.checkpoint import Checkpoint, open_checkpoint
 from merging.compare import Comparison, compare
+from merging.crew import listening
+from merging.errors import MergeStopped
 from merging.groups import Group
 from merging.predictions import Prediction, difference
 from merging.predictor import Predictor, predict
@@ -315,6 +318,31 @@ def test_more_entries_are_looked_at_where_there_is_time_and_fewer_where_not(
     assert shares[-1] == 1
     assert fewer < shares[-1]
     assert len(set(settled)) == 1
+
+
+@pytest.mark.parametrize("name", ["ties", "iso_c"])
+def test_a_prediction_that_nobody_waits_for_ends(models: list[Path], name: str) -> None:
+    worker, stop = Predictor(compared(models)), Event()
+    stop.set()
+
+    with pytest.raises(MergeStopped), listening(stop):
+        worker.predict(recipe(name, models).settings())
+
+    assert worker.predict(recipe(name, models).settings()).exact
+
+
+def test_a_coefficient_that_moves_does_not_count_all_entries_anew(
+    models: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Predictor(compared(models))
+    first = worker.predict(recipe("task_arithmetic", models, {"lambda": 1.0}).settings())
+    monkeypatch.setattr(predictor, "thinned", lambda *_: pytest.fail("all entries are looked at again"))
+    worker._samples.clear()
+
+    then = worker.predict(recipe("task_arithmetic", models, {"lambda": 0.5}).settings())
+
+    assert then.exact == first.exact
+    torch.testing.assert_close(then.decided, first.decided, equal_nan=True)
 
 
 def test_layers_and_the_whole_model_are_their_tensors_together(models: list[Path], tmp_path: Path) -> None:

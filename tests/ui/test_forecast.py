@@ -16,6 +16,8 @@ from merging import merge
 from merging.adapter import open_base, open_expert
 from merging.checkpoint import open_checkpoint
 from merging.compare import Probe
+from merging.crew import breathe
+from merging.errors import MergeStopped
 from merging.method import METHODS
 from merging.predictor import Predictor
 from merging.recipe import Recipe, load_recipe
@@ -350,6 +352,35 @@ def test_a_view_that_was_asked_for_meanwhile_is_the_one_that_stays(
 
     assert asked
     assert [trace.name for trace in screen["effects"].data] == [path.name for path in experts]
+
+
+def test_what_is_drawn_exactly_stops_for_what_is_asked_next(
+    family: Family, screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, experts = family()
+    screen.choose(base, experts)
+    screen["method"] = "iso_c"
+    moved, stopped = [], []
+
+    def slow(*given: Any) -> Any:
+        if given[-1] is False and not moved:
+            moved.append("the slider, while all is drawn exactly")
+            screen["iso_c-lambda"] = 0.7
+            screen.fire("iso_c-lambda", "change")
+            try:
+                breathe()
+            except MergeStopped:
+                stopped.append("for it")
+                raise
+        return draw_forecast(*given)
+
+    monkeypatch.setattr("ui.wires.forecast.draw_forecast", slow)
+    screen.fire("iso_c-lambda", "change")
+
+    assert stopped
+    wanted = draw(select(base, experts), Recipe("iso_c", base, tuple(experts), values={"lambda": 0.7}))
+    assert wanted.exact
+    assert screen["forecast-note"] == wanted.caption
 
 
 def test_what_was_left_out_while_a_view_was_turned_is_drawn_in_the_end(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from threading import Event
 from typing import Any
 
 import gradio as gr
 
-from merging.errors import MergeError
+from merging.crew import listening
+from merging.errors import MergeError, MergeStopped
 from merging.method import ADAPTERS, METHODS
 from ui.comparing import known_comparison, unread
 from ui.draft import Held, Standing
@@ -31,11 +33,21 @@ class Sight:
     def __init__(self) -> None:
         self.moves, self._asked = Counter[str](), Counter[str]()
         self._seen = dict[str, tuple[int, Any, bool]]()  # of which move, in which view, and whether exactly
+        self._exact = dict[str, Event]()  # stops what draws exactly
 
     def ask(self, visitor: str) -> int:
-        """A drawing that is begun, by number; the one begun last is the one that counts."""
+        """A drawing that is begun, by number; the one begun last is the one that counts, and exact ones stop for it."""
+        self.stopper(visitor).set()
         self._asked[visitor] += 1
         return self._asked[visitor]
+
+    def stopper(self, visitor: str) -> Event:
+        """What stops the exact drawing that is begun now, and has stopped the ones before."""
+        before, now = self._exact.get(visitor), Event()
+        self._exact[visitor] = now
+        if before:
+            before.set()
+        return now
 
     def asked(self, visitor: str) -> int:
         return self._asked[visitor]
@@ -48,7 +60,7 @@ class Sight:
         return self._seen.get(visitor) == (move, view, True)
 
     def leave(self, visitor: str) -> None:
-        for kept in (self.moves, self._asked, self._seen):
+        for kept in (self.moves, self._asked, self._seen, self._exact):
             kept.pop(visitor, None)
 
 
@@ -76,7 +88,11 @@ def wire(page: Page, drawn: Any) -> None:
             sight.show(visitor, now.move, view, True)
             return notice(now.problem) if now.problem else gr.skip(), *STILL[1:]
         key, effect, compared, held = view
-        *shown, exact = draw_forecast(chosen, now.recipe, key, effect, compared, held and held.recipe, quick)
+        try:
+            with listening(None if quick else sight.stopper(visitor)):
+                *shown, exact = draw_forecast(chosen, now.recipe, key, effect, compared, held and held.recipe, quick)
+        except MergeStopped:
+            return STILL
         if sight.moves[visitor] != now.move or sight.asked(visitor) != mine:
             return STILL
         sight.show(visitor, now.move, view, exact or not quick)
