@@ -13,7 +13,7 @@ from merging.changes import Changes, module_of
 from merging.checkpoint import Checkpoint
 from merging.fit import HEAD
 from merging.header import STORED_AS, Entry, read_json
-from merging.hub import name_in_cache
+from merging.hub.cached import name_in_cache
 from merging.vocabulary import worded
 
 STEM = "adapter_model"  # the file's name

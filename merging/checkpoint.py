@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from merging.errors import MergeError
 from merging.fp8 import lifted
 from merging.header import FLOATS, OTHERS, Entry, read_header, read_json
-from merging.hub import HUB_NAME, downloaded
+from merging.hub.cached import commit_of, downloaded, previewed
+from merging.hub.names import hub_name
 from merging.indices import compared
 from merging.pickles import read_pickle
 from merging.quantised import refuse_quantised
@@ -145,7 +146,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     config = path / "config.json" if path.is_dir() else path.parent / "config.json"
     told = read_json(config) if config.is_file() and _owns_config(path) else {}
     source = source_of(path)
-    model = _gathered(Checkpoint(path, {}, told, notes=source.notes), source.files)
+    hub = commit_of(path)
+    called = hub.repo.partition("/")[2] if hub else ""
+    model = _gathered(Checkpoint(path, {}, told, notes=source.notes, told=called), source.files)
     model = replace(model, notes=(*model.notes, *compared(source, model.entries, model.tied)))
     model = lifted(refuse_quantised(model))
     for entry in model.entries.values():
@@ -184,9 +187,9 @@ def _found(path: str | Path) -> Path:
     except (OSError, RuntimeError, ValueError):  # too long, a folder not to be entered, a `~name` of nobody, a NUL
         there = False
     if not there:
-        if folder := downloaded(str(path)):
+        if folder := downloaded(path) or previewed(path):
             return folder
-        hub = " If it names a model of the Hub, download that first." if HUB_NAME.fullmatch(str(path)) else ""
+        hub = " If it names a model of the Hub, download that first." if hub_name(path) else ""
         raise MergeError(f"There is no file or folder `{path}`. Check the path.{hub}")
     path = Path(path)
     return path.parent if path.name.endswith(".index.json") else path  # an index stands for the folder

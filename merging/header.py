@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from merging.caches import PREVIEW, previews
 from merging.errors import MergeError
 from merging.formats import disguise
 from merging.lazy import torch
@@ -106,7 +107,7 @@ def metadata(file: Path) -> dict[str, str]:
 def header_bytes(file: Path) -> tuple[bytes, int]:
     """The header of a safetensors file as it is stored, and the size of the file."""
     try:
-        size = file.stat().st_size
+        size = _size_on_the_hub(file) or file.stat().st_size
         with file.open("rb") as stream:
             start = stream.read(8)
             length = int.from_bytes(start, "little")
@@ -116,6 +117,15 @@ def header_bytes(file: Path) -> tuple[bytes, int]:
             return stream.read(length), size
     except OSError as error:
         raise MergeError(f"{file} could not be read ({error.strerror}). Check the file.") from error
+
+
+def _size_on_the_hub(file: Path) -> int:
+    """The size of the file that a preview's stands for; 0 for every other file."""
+    told = file.parent / PREVIEW
+    if file.parent.parent.parent != previews() or not told.is_file():
+        return 0
+    size = read_json(told).get(file.name)
+    return size if isinstance(size, int) else 0
 
 
 def _parsed(file: Path, text: bytes) -> dict[str, Any]:

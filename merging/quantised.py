@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from merging.errors import MergeError
 from merging.header import FP8, OTHERS
-from merging.hub import HUB_NAME
+from merging.hub.names import hub_name
 
 if TYPE_CHECKING:
     from merging.checkpoint import Checkpoint
@@ -138,7 +138,7 @@ def _base(model: Checkpoint) -> str:
     front = text.split("---", 2)[1] if text.startswith("---") and text.count("---") > 1 else ""
     found = re.search(r"^base_model:\s*(?:-\s*)?[\"']?(\S+?)[\"']?\s*$", front, re.MULTILINE)
     names = [found[1] if found else "", model.config.get("_name_or_path")]
-    return next((name for name in names if isinstance(name, str) and HUB_NAME.fullmatch(name)), "")
+    return next((name for name in names if isinstance(name, str) and hub_name(name)), "")
 
 
 def without_quantisation(model: Checkpoint) -> Checkpoint:

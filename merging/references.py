@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from merging.errors import MergeError
-from merging.hub import HUB_NAME, downloaded
+from merging.hub.cached import commit_of, downloaded, previewed
+from merging.hub.names import hub_name
 from merging.params import nearest
 
 DONORS = ("base", "union")  # what `tokenizer_source` may say beside a model's path
@@ -18,7 +19,9 @@ def under(folder: Path, told: Any) -> Path:
     """The path that a recipe of ours names: a text, or a mapping with `path`."""
     path = _parts(told)[0]
     place = _under(folder, path)
-    return place if os.path.exists(place.expanduser()) else downloaded(path) or place
+    if os.path.exists(place.expanduser()) or not hub_name(path):
+        return place
+    return downloaded(path) or Path(path)
 
 
 def resolved(folder: Path, told: Any, base: Path | None) -> Path:
@@ -31,7 +34,7 @@ def resolved(folder: Path, told: Any, base: Path | None) -> Path:
         path, lora = _split(folder, path)
     model = _there(folder, path)
     if not lora:
-        return model or downloaded(path) or (Path(path) if HUB_NAME.fullmatch(path) else _under(folder, path))
+        return model or downloaded(path) or (Path(path) if hub_name(path) else _under(folder, path))
     adapter = _there(folder, lora)
     if not adapter or not base or model != base:
         raise MergeError(
@@ -42,7 +45,12 @@ def resolved(folder: Path, told: Any, base: Path | None) -> Path:
 
 
 def relative(path: Path, folder: Path) -> str:
-    """The path as it is written into a recipe in that folder."""
+    """The path as it is written into a recipe in that folder; a model of the Hub by its name there, with the commit."""
+    if hub_name(path) and not os.path.exists(path):
+        path = previewed(path) or path
+        return str(commit_of(path) or path)
+    if name := commit_of(path):
+        return str(name)
     try:
         return Path(os.path.relpath(path.expanduser().resolve(), folder.resolve())).as_posix()
     except ValueError:  # on another drive, where Windows knows no relative path

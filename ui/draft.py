@@ -8,7 +8,7 @@ from typing import Any
 
 from merging.edits import Edits, applied, uneditable
 from merging.errors import MergeError
-from merging.hub import HUB_NAME
+from merging.hub.names import hub_name
 from merging.method import ADAPTERS, METHODS
 from merging.recipe import Recipe
 from merging.references import DONORS
@@ -123,7 +123,7 @@ def placed(recipe: Recipe, offered: dict[str, str]) -> Recipe:
 
     def found(path: Path) -> Path:
         loose = not path.expanduser().is_absolute()
-        if loose and path.name not in offered and not path.exists() and HUB_NAME.fullmatch(str(path)):
+        if loose and path.name not in offered and not path.exists() and hub_name(path):
             return path  # the name of a model that was not downloaded yet
         if loose and path.name not in offered:
             words = f"{path} starts at the folder of the recipe, which the browser does not tell, and no model"

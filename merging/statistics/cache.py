@@ -15,6 +15,7 @@ import numpy as np
 import xxhash
 
 from merging import kernels
+from merging.caches import cache
 from merging.checkpoint import BESIDE, Checkpoint
 from merging.errors import MergeError
 from merging.groups import Bits
@@ -34,11 +35,8 @@ LEFT = 24 * 3600  # seconds after which an unfinished file is nobody's
 
 
 def folder() -> Path:
-    """Where statistics are kept: in `MERGESCOPE_CACHE`, or where this user's caches are."""
-    if told := os.environ.get("MERGESCOPE_CACHE"):
-        return Path(told).expanduser() / "statistics"
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "mergescope" / "statistics"
+    """Where statistics are kept."""
+    return cache("statistics")
 
 
 def key(models: Sequence[Checkpoint], wanted: int) -> str:

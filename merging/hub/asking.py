@@ -1,0 +1,57 @@
+"""What goes wrong when the Hub is asked, each in a sentence of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from merging.errors import MergeError
+from merging.hub.names import HubName
+
+SIGN_IN = "sign in with `hf auth login`"
+
+
+@contextmanager
+def asking(name: HubName | None = None) -> Iterator[None]:
+    """Turn what the Hub, or the way to it, answers instead into MergeError."""
+    import httpx2
+    from huggingface_hub import errors
+
+    what = f"`{name}`" if name else "that"
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        page = f"https://huggingface.co/{name.repo if name else ''}"
+        words = f"{what} is gated: whoever downloads it has to agree to its terms first"
+        raise MergeError(f"{words}. Do so on {page}, {SIGN_IN}, and try again.") from error
+    except errors.RevisionNotFoundError as error:
+        revision, repo = (name.revision, name.repo) if name else ("", "")
+        raise MergeError(f"`{repo}` has no revision `{revision}` on the Hub. Check it, or leave it out.") from error
+    except errors.RepositoryNotFoundError as error:
+        words = f"There is no model {what} on the Hub, or it is private"
+        raise MergeError(f"{words}. Check the name; for a private one {SIGN_IN}.") from error
+    except errors.OfflineModeIsEnabled as error:
+        raise MergeError(
+            f"{what} is not on this machine, and the Hub is not asked while HF_HUB_OFFLINE is set. "
+            "Unset it, or choose a folder."
+        ) from error
+    except errors.LocalEntryNotFoundError as error:
+        raise MergeError(f"The Hub could not be reached for {what}. Check the connection and try again.") from error
+    except errors.EntryNotFoundError as error:
+        raise MergeError(f"{what} has lost a file on the Hub while it was read. Try again.") from error
+    except errors.HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else 0
+        raise MergeError(f"The Hub answered {status} for {what}. {_advice(status)}") from error
+    except (httpx2.HTTPError, ConnectionError, TimeoutError) as error:
+        words = f"The Hub could not be reached for {what} ({type(error).__name__})"
+        raise MergeError(f"{words}. Check the connection and try again.") from error
+
+
+def _advice(status: int) -> str:
+    if status == 401:
+        return f"The token on this machine is not accepted: {SIGN_IN} again."
+    if status == 403:
+        return f"It may not be read with this account: {SIGN_IN} as one that may."
+    if status == 429:
+        return f"It was asked too often: wait a minute, or {SIGN_IN}."
+    return "Try again in a while."

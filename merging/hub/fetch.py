@@ -1,0 +1,106 @@
+"""Downloading a model of the Hub: the weights that would be merged and the small files beside them, and no more."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+from typing import Any
+
+from merging.errors import MergeError, MergeStopped
+from merging.hub.asking import asking
+from merging.hub.cached import downloaded
+from merging.hub.names import HubName
+from merging.hub.preview import commit_at, files_of, preview
+from merging.sizes import in_words
+
+OnBytes = Callable[[int, int], None]  # bytes that are here, of all that are wanted
+WHOLE = "Reconstructing"  # how the client's bar of bytes that are here begins, those of an earlier try included
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be downloaded of a model: its name with the commit, and its files with their sizes in bytes."""
+
+    name: HubName
+    files: dict[str, int]
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.files.values())
+
+
+def wanted(name: HubName) -> Wanted:
+    """What is still to be downloaded of a model as it is on the Hub now."""
+    from huggingface_hub import try_to_load_from_cache
+
+    folder = preview(name)
+    exact = name.at(commit_at(folder))
+
+    def here(file: str) -> bool:
+        return isinstance(try_to_load_from_cache(exact.repo, file, revision=exact.revision), str)
+
+    return Wanted(exact, {file: size for file, size in files_of(folder).items() if not here(file)})
+
+
+def fetch(name: HubName, on_bytes: OnBytes | None = None, stopped: Callable[[], bool] | None = None) -> Path:
+    """Download a model, from where an earlier try was broken off; the folder that holds it.
+
+    MergeError where the Hub, the disk or the connection does not allow it. MergeStopped when asked to stop.
+    """
+    from huggingface_hub import snapshot_download
+
+    left = wanted(name)
+    _check_disk(left)
+    patterns = [escape(file) for file in files_of(preview(left.name))]
+    bars = _bars(left.bytes, on_bytes or (lambda done, total: None), stopped or (lambda: False))
+    try:
+        with asking(left.name):
+            snapshot_download(left.name.repo, revision=left.name.revision, allow_patterns=patterns, tqdm_class=bars)
+            if not name.revision:  # so that the name alone is known from now on, without asking
+                snapshot_download(left.name.repo, allow_patterns=patterns, tqdm_class=bars)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            words = f"The disk was full before `{name}` was downloaded"
+            raise MergeError(f"{words}. Free some space and try again: what is here is kept.") from error
+        raise MergeError(f"`{name}` could not be kept ({error.strerror}). Check the Hub's cache.") from error
+    folder = downloaded(left.name)
+    if not folder:
+        raise MergeError(f"`{name}` was not downloaded whole. Try again: what is here is kept.")
+    return folder
+
+
+def _check_disk(left: Wanted) -> None:
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE)
+    there = next(place for place in (cache, *cache.parents) if place.is_dir())
+    free = shutil.disk_usage(there).free
+    if left.bytes > free:
+        words = f"`{left.name.repo}` needs {in_words(left.bytes)} in {cache}, and {in_words(free)} are free"
+        raise MergeError(f"{words}. Free some space, or let HF_HOME name a folder on another disk.")
+
+
+def _bars(total: int, on_bytes: OnBytes, stopped: Callable[[], bool]) -> Any:
+    """What the Hub's client takes for progress bars: they draw nothing, tell of bytes, and stop when asked to."""
+    from tqdm import tqdm
+
+    here = 0
+
+    class Bar(tqdm):  # type: ignore[misc]
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self.counts = str(options.get("desc") or "").startswith(WHOLE)
+            super().__init__(*args, **{key: value for key, value in options.items() if key != "name"}, disable=True)
+
+        def update(self, n: float | None = 1) -> None:
+            nonlocal here
+            if stopped():
+                raise MergeStopped
+            if self.counts:
+                here += int(n or 0)
+                on_bytes(min(here, total), total)
+
+    return Bar

@@ -1,0 +1,125 @@
+"""Models on the Hub as folders that hold all but their weights: small files, and the headers of the weights' files.
+
+All that is said before a merge follows from these. Reading a weight of a preview fails, as of a file that is cut short.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from merging.caches import PREVIEW
+from merging.companions import OF_BASE, OF_TOKENIZER, SUFFIXES, TEMPLATES
+from merging.errors import MergeError
+from merging.header import HEADER_LIMIT, read_json
+from merging.hub.asking import asking
+from merging.hub.cached import home_of, ref_of
+from merging.hub.names import HubName
+from merging.hub.remote import Remote, look, some_bytes
+from merging.sources import source_of
+
+SMALL = ("config.json", "generation_config.json", "adapter_config.json", "*.index.json", *OF_TOKENIZER, *OF_BASE)
+WEIGHTS = ".safetensors"
+LIMIT = 128 << 20  # bytes of all small files
+FIRST = 256 << 10  # bytes that are asked for first; most headers fit
+AT_ONCE = 8
+
+
+def preview(name: HubName) -> Path:
+    """The folder of a preview of the model as it is on the Hub now, made where there is none of its commit yet."""
+    remote = look(name)
+    folder = home_of(name) / remote.name.revision
+    if not folder.is_dir():
+        _make(remote, folder)
+    if name.revision != remote.name.revision:
+        _written(ref_of(name), remote.name.revision)
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, int]:
+    """The files that a model's preview stands for, with their sizes in bytes: what there is to download of it."""
+    wanted = {file.name for file in source_of(folder).files}
+
+    def counts(name: str) -> bool:
+        return name in wanted if name.endswith(WEIGHTS) else (folder / name).is_file()
+
+    return {name: size for name, size in read_json(folder / PREVIEW).items() if counts(name)}
+
+
+def commit_at(folder: Path) -> str:
+    """The commit that a preview is of."""
+    return folder.name
+
+
+def _written(file: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as stream:
+        stream.write(text)
+    os.replace(stream.name, file)
+
+
+def _make(remote: Remote, folder: Path) -> None:
+    weights = [file for file in remote.files if file.endswith(WEIGHTS) and "/" not in file]
+    if not weights:
+        raise MergeError(_without(remote))
+    small = [file for file in remote.files if _is_small(file)]
+    if sum(remote.files[file] for file in small) > LIMIT:
+        raise MergeError(f"The files beside the weights of `{remote.name}` are too large. Choose another model.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as work:
+        made = Path(work) / "made"
+        made.mkdir()
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(lambda file: _copy(remote.name, file, made / file), small))
+            for file in weights:
+                (made / file).touch()
+            chosen = [file.name for file in source_of(made).files]
+            list(pool.map(lambda file: _head(remote, file, made / file), chosen))
+        (made / PREVIEW).write_text(json.dumps(remote.files), encoding="utf-8")
+        try:
+            os.replace(made, folder)
+        except OSError:  # somebody else was quicker
+            if not folder.is_dir():
+                raise
+
+
+def _is_small(file: str) -> bool:
+    folder, _, name = file.rpartition("/")
+    if folder:
+        return folder == TEMPLATES and name.endswith(".jinja")
+    return Path(name).suffix in SUFFIXES and any(fnmatchcase(name.lower(), known) for known in SMALL)
+
+
+def _copy(name: HubName, file: str, to: Path) -> None:
+    from huggingface_hub import hf_hub_download
+
+    with asking(name):
+        kept = hf_hub_download(name.repo, file, revision=name.revision)
+    to.parent.mkdir(exist_ok=True)
+    shutil.copyfile(kept, to)
+
+
+def _head(remote: Remote, file: str, to: Path) -> None:
+    """Write the header of a file of weights, and no more."""
+    start = some_bytes(remote.name, file, 0, FIRST)
+    length = 8 + int.from_bytes(start[:8], "little")
+    if length > min(HEADER_LIMIT, remote.files[file]):
+        raise MergeError(f"{file} of `{remote.name}` is no safetensors file. Choose another model.")
+    if length > len(start):
+        start += some_bytes(remote.name, file, len(start), length)
+    to.write_bytes(start[:length])
+
+
+def _without(remote: Remote) -> str:
+    """Why a model without safetensors cannot be used."""
+    endings = {file.rpartition(".")[2] for file in remote.files}
+    if "gguf" in endings:
+        return f"`{remote.name}` holds GGUF files, which cannot be merged. Name the model they were made from."
+    if endings & {"bin", "pt", "pth"}:
+        words = f"`{remote.name}` has its weights as PyTorch files only, which are not fetched from the Hub"
+        return f"{words}. Choose a model with safetensors, or convert it first."
+    return f"`{remote.name}` has no weights in safetensors. Choose another model."
