@@ -170,7 +170,10 @@ class _Handler(BaseHTTPRequestHandler):
         return self._json([self._told(name) for name in found])
 
     def _told(self, name: str) -> dict[str, Any]:
-        siblings = [{"rfilename": file} for file in self.hub.files(name)]
+        siblings: list[dict[str, Any]] = [{"rfilename": file} for file in self.hub.files(name)]
+        if "blobs" in parse_qs(urlsplit(self.path).query):
+            for one in siblings:
+                one["size"] = (self.hub.folder / name / one["rfilename"]).stat().st_size
         told = {"_id": "0" * 24, "id": name, "modelId": name, "sha": self.hub.commit(name), "tags": []}
         card = self.hub.cards.get(name, {})
         return told | {
@@ -276,7 +279,7 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _send(self, path: Path, start: int, stop: int, file: str) -> None:
-        breaks = self.hub.breaks.pop(file, None)
+        breaks = self.hub.breaks.pop(file, None) if stop > self.hub.breaks.get(file, stop) else None
         with path.open("rb") as stream:
             stream.seek(start)
             while start < stop:

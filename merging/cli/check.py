@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from merging.cli.given import read_recipe
 from merging.cli.words import fates_in_words
 from merging.errors import RecipeError
+from merging.hub.models import looked_at
 from merging.sizes import in_words
 from merging.words import counted
 
@@ -21,11 +22,15 @@ def run(options: argparse.Namespace) -> int:
     from merging.preflight import Preflight, check
 
     given = {key: value for key, value in vars(options).items() if key in ("out", "memory", "workers", "device")}
+    left = 0  # bytes to download
     try:
-        found = check(read_recipe(options.recipe), **given)
+        recipe = read_recipe(options.recipe)
+        left = sum(one.bytes for one in looked_at(recipe))
+        found = check(recipe, **given)
     except RecipeError as error:
         found = Preflight(error.problems, error.warnings)
-    print(json.dumps(_content(found), indent=2) if options.json else "\n".join(told(found)))
+    content = {**_content(found), "bytes_to_download": left}
+    print(json.dumps(content, indent=2) if options.json else "\n".join(told(found, left)))
     return 1 if found.problems else 0
 
 
@@ -34,7 +39,7 @@ def _content(found: Preflight) -> dict[str, object]:
     return {"ok": not found.problems, **{key: getattr(found, key) for key in keys}}
 
 
-def told(found: Preflight) -> list[str]:
+def told(found: Preflight, left: int = 0) -> list[str]:
     """The findings, line by line, problems first."""
     head = f"{counted(len(found.problems), 'problem')}:" if found.problems else "Nothing stands in the way."
     lines = [head, *(f"  {problem}" for problem in found.problems)]
@@ -46,6 +51,8 @@ def told(found: Preflight) -> list[str]:
     if found.kept:
         kept = f"Kept of a merge to the same place that was broken off: {counted(found.kept, 'tensor')}"
         lines.append(f"{kept}. The same merge goes on from there; another one starts anew and removes them.")
+    if left:
+        lines += [f"{in_words(left)} are downloaded from the Hub before that."]
     if found.plan and not found.problems:
         reads = f"It reads {in_words(found.bytes_in)} and writes {in_words(found.bytes_out)}"
         memory = f"with about {in_words(found.memory)} of memory, the program included"

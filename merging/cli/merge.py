@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from merging.cli.given import read_recipe
 from merging.cli.progress import progress, stoppable
 from merging.cli.words import fates_in_words, gone_on
 from merging.engine import Report, merge
-from merging.errors import MergeStopped
+from merging.errors import MergeStopped, RecipeError
 from merging.header import read_json
+from merging.hub.models import fetched, looked_at
 from merging.method import find_method
+from merging.preflight import check
+from merging.progress import Step
 from merging.recipe import Recipe
 from merging.sizes import in_words
 from merging.words import listed
@@ -27,6 +32,7 @@ def run(options: argparse.Namespace) -> int:
     given = {key: value for key, value in vars(options).items() if key in PASSED_ON}
     try:
         with stoppable() as stop, progress(options.quiet) as on_step:
+            recipe = _here(recipe, options, on_step, stop)
             report = merge(recipe, options.out, on_step=on_step, stop=stop, **given)
     except (MergeStopped, KeyboardInterrupt):
         goes_on = " The same command goes on where this one stopped." if finished(options.out) else ""
@@ -35,6 +41,23 @@ def run(options: argparse.Namespace) -> int:
     if not options.quiet:
         print("\n".join(told(recipe, report)))
     return 0
+
+
+def _here(
+    recipe: Recipe, options: argparse.Namespace, on_step: Callable[[Step], None] | None, stop: threading.Event
+) -> Recipe:
+    """The recipe with models that are on this machine: those of the Hub are fetched, if nothing stands in the way."""
+    if not looked_at(recipe):
+        return recipe
+    known = {key: value for key, value in vars(options).items() if key in ("out", "memory", "workers", "device")}
+    if problems := check(recipe, **known).problems:
+        raise RecipeError(problems, recipe.warnings)
+
+    def tell(done: int, total: int) -> None:
+        if on_step:
+            on_step(Step(0, 0, "", done, total, "Downloading"))
+
+    return fetched(recipe, tell, stop.is_set)
 
 
 def told(recipe: Recipe, report: Report) -> list[str]:

@@ -15,14 +15,25 @@ def downloaded(told: str | Path | HubName) -> Path | None:
     name = told if isinstance(told, HubName) else hub_name(told)
     if not name:
         return None
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import constants
 
+    home = Path(constants.HF_HUB_CACHE) / f"models--{name.repo.replace('/', '--')}"
+    for ref in (home / "refs" / (name.revision or "main"), ref_of(name)):
+        folder = home / "snapshots" / (_text(ref) or name.revision)
+        if COMMIT.fullmatch(folder.name) and folder.is_dir() and _whole(folder):
+            return folder
+    return None
+
+
+def _whole(folder: Path) -> bool:
     try:
-        folder = Path(snapshot_download(name.repo, revision=name.revision or None, local_files_only=True))
-        return folder if source_of(folder).files else None
-    except (HFValidationError, LocalEntryNotFoundError, MergeError):  # a part of it is no model yet
-        return None
+        return bool(source_of(folder).files)
+    except MergeError:  # a part of it is no model yet
+        return False
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8").strip() if file.is_file() else ""
 
 
 def previewed(told: str | Path) -> Path | None:
@@ -30,10 +41,8 @@ def previewed(told: str | Path) -> Path | None:
     name = hub_name(told)
     if not name:
         return None
-    ref = ref_of(name)
-    commit = ref.read_text(encoding="utf-8") if ref.is_file() else name.revision
-    folder = home_of(name) / commit
-    return folder if COMMIT.fullmatch(commit) and folder.is_dir() else None
+    folder = home_of(name) / (_text(ref_of(name)) or name.revision)
+    return folder if COMMIT.fullmatch(folder.name) and folder.is_dir() else None
 
 
 def home_of(name: HubName) -> Path:

@@ -60,8 +60,6 @@ def fetch(name: HubName, on_bytes: OnBytes | None = None, stopped: Callable[[], 
     try:
         with asking(left.name):
             snapshot_download(left.name.repo, revision=left.name.revision, allow_patterns=patterns, tqdm_class=bars)
-            if not name.revision:  # so that the name alone is known from now on, without asking
-                snapshot_download(left.name.repo, allow_patterns=patterns, tqdm_class=bars)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             words = f"The disk was full before `{name}` was downloaded"

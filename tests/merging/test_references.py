@@ -123,7 +123,7 @@ def test_what_cannot_be_a_model_here_is_refused(told: Any, message: str, shelf: 
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("told", ["a+b", "a@b", "owner/name@v2", "with space"])
+@pytest.mark.parametrize("told", ["a+b", "a@b", "with space"])
 def test_in_our_recipes_a_path_is_a_path(told: str, tmp_path: Path) -> None:
     assert under(tmp_path, told) == tmp_path / told
 
@@ -134,3 +134,9 @@ def test_a_relative_path_leads_back(tmp_path: Path) -> None:
 
 def test_a_folder_named_like_a_word_is_told_apart() -> None:
     assert [donor(path) for path in ("base", "union", "other")] == ["./base", "./union", "other"]
+
+
+@pytest.mark.parametrize("told", ["owner/name", "owner/name@v2"])
+def test_a_model_of_the_hub_that_is_not_here_stays_a_name(told: str, tmp_path: Path) -> None:
+    assert under(tmp_path, told) == Path(told)
+    assert relative(Path(told), tmp_path) == told

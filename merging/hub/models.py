@@ -1,0 +1,56 @@
+"""Models that a recipe names and that are on the Hub alone: looked at before the merge, and fetched for it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from merging.errors import MergeError, RecipeError
+from merging.hub.cached import downloaded
+from merging.hub.fetch import OnBytes, Wanted, fetch, wanted
+from merging.hub.names import HubName, hub_name
+
+if TYPE_CHECKING:
+    from merging.recipe import Recipe
+
+
+def on_the_hub(paths: Iterable[str | Path | None]) -> list[HubName]:
+    """Those that are names of the Hub, and neither here as they are written nor downloaded."""
+    named = [path for path in paths if path is not None and not os.path.exists(path) and not downloaded(path)]
+    return list(dict.fromkeys(name for path in named if (name := hub_name(path))))
+
+
+def looked_at(recipe: Recipe) -> list[Wanted]:
+    """What is to be downloaded for a recipe; previews stand for these models from now on.
+
+    RecipeError names each model that the Hub does not give.
+    """
+    found, problems = [], []
+    for name in on_the_hub((recipe.base, *recipe.experts)):
+        try:
+            found.append(wanted(name))
+        except MergeError as error:
+            problems.append(str(error))
+    if problems:
+        raise RecipeError(problems, recipe.warnings)
+    return found
+
+
+def fetched(recipe: Recipe, on_bytes: OnBytes | None = None, stopped: Callable[[], bool] | None = None) -> Recipe:
+    """The recipe with the folders of the models that it names, all of them on this machine."""
+    left = looked_at(recipe)
+    total, before = sum(one.bytes for one in left), 0
+
+    def tell(done: int, _: int) -> None:
+        if on_bytes:
+            on_bytes(before + done, total)
+
+    here = dict[Path, Path]()
+    for name, one in zip(on_the_hub((recipe.base, *recipe.experts)), left, strict=True):
+        here[Path(str(name))] = fetch(one.name, tell, stopped)
+        before += one.bytes
+    base = recipe.base and here.get(recipe.base, recipe.base)
+    return replace(recipe, base=base, experts=tuple(here.get(path, path) for path in recipe.experts))

@@ -1,0 +1,182 @@
+"""Models of the Hub: named, looked at, fetched and merged by the real client, against a stand-in on this machine."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests.conftest import random_tensors, write_model
+from tests.hub import TOKEN, Hub, environment, standing_in
+
+LAMBDA = {"parameters": {"lambda": 1}}
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass
+class Asker:
+    """Someone who uses the command line, with a cache of their own."""
+
+    hub: Hub
+    folder: Path
+    token: str = ""
+    offline: bool = False
+
+    def run(self, *command: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        told = environment(self.hub, self.folder / "hf", self.token)
+        told |= {"MERGESCOPE_CACHE": str(self.folder / "cache"), "PYTHONPATH": str(ROOT)}
+        told |= {"HF_HUB_OFFLINE": "1"} if self.offline else {}
+        program = [sys.executable, "-m", "merging", *command]
+        return subprocess.run(program, cwd=self.folder, env=told, input=text, capture_output=True, text=True)
+
+    def check(self, recipe: dict[str, Any]) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.run("check", "-", "--json", text=yaml.safe_dump(recipe)).stdout)
+        return found
+
+    def merge(self, recipe: dict[str, Any], out: str = "out") -> subprocess.CompletedProcess[str]:
+        (self.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+        return self.run("merge", "recipe.yaml", out, "--no-fsync")
+
+
+@pytest.fixture
+def asker(tmp_path: Path) -> Iterator[Asker]:
+    """The Hub has a base, an expert in two shards, and one with pickles alone."""
+    root = tmp_path / "root"
+    write_model(root / "owner" / "base", random_tensors(0))
+    write_model(root / "owner" / "expert", random_tensors(1), shards=2)
+    (root / "owner" / "expert" / "flax_model.msgpack").write_bytes(b"x" * 5000)
+    (root / "owner" / "expert" / "pytorch_model.bin").write_bytes(b"x" * 5000)
+    (root / "owner" / "pickled").mkdir()
+    (root / "owner" / "pickled" / "pytorch_model.bin").write_bytes(b"x" * 5000)
+    (tmp_path / "home").mkdir()
+    with standing_in(root) as hub:
+        yield Asker(hub, tmp_path / "home")
+
+
+def recipe_of(*experts: str) -> dict[str, Any]:
+    models = [{"model": expert} for expert in experts or ("owner/expert",)]
+    return {"mergescope": 1, "merge_method": "task_arithmetic", "base_model": "owner/base", "models": models, **LAMBDA}
+
+
+def test_models_are_looked_at_without_reading_a_weight(asker: Asker) -> None:
+    found = asker.check(recipe_of())
+
+    names = ("owner/base", "owner/expert")
+    weights = [file for name in names for file in (asker.hub.folder / name).glob("*.safetensors")]
+    beside = [
+        asker.hub.folder / name / file
+        for name in names
+        for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json")
+    ]
+    assert found["ok"]
+    assert found["bytes_to_download"] == sum(file.stat().st_size for file in weights)  # what stands beside is here
+    assert found["bytes_in"] > 0
+    asked = {one.path.rpartition("/")[2]: one.bytes for one in asker.hub.sent()}
+    assert {name for name in asked if not name.endswith(".safetensors")} == {file.name for file in beside}
+    assert all(asked[file.name].startswith("bytes=0-") for file in weights)
+
+
+def test_what_is_fetched_is_merged_and_the_recipe_says_at_which_commit(asker: Asker) -> None:
+    done = asker.merge(recipe_of())
+
+    assert done.returncode == 0, done.stderr
+    base, expert, merged = random_tensors(0), random_tensors(1), load_file(asker.folder / "out" / "model.safetensors")
+    for name, values in merged.items():
+        torch.testing.assert_close(values, base[name] + (expert[name] - base[name]), rtol=1e-5, atol=1e-6)
+    written = yaml.safe_load((asker.folder / "out" / "mergescope.yaml").read_text())
+    commits = {name: f"{name}@{asker.hub.commit(name)}" for name in ("owner/base", "owner/expert")}
+    assert written["base_model"] == commits["owner/base"]
+    assert commits["owner/expert"] in json.dumps(written)
+    assert not any(one.path.endswith((".msgpack", ".bin")) for one in asker.hub.sent())
+
+    asker.hub.asked.clear()
+    asker.offline = True
+    again = asker.run("merge", "out", "again", "--no-fsync")
+    assert again.returncode == 0, again.stderr
+    first, second = (asker.folder / out / "model.safetensors" for out in ("out", "again"))
+    assert first.read_bytes() == second.read_bytes()
+    assert not asker.hub.asked
+
+
+def test_a_download_that_breaks_off_goes_on(asker: Asker) -> None:
+    write_model(asker.hub.folder / "owner" / "base", {"w": torch.randn(1500, 2000)})
+    shutil.rmtree(asker.hub.folder / "owner" / "expert")
+    write_model(asker.hub.folder / "owner" / "expert", {"w": torch.randn(1500, 2000)})
+    asker.hub.breaks["model.safetensors"] = 11_000_000
+
+    done = asker.merge(recipe_of())
+
+    assert done.returncode == 0, done.stderr
+    starts = [int(one.bytes[6:].split("-")[0]) for one in asker.hub.sent() if one.bytes.startswith("bytes=")]
+    assert any(start > 0 for start in starts)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("owner/none", "There is no model `owner/none` on the Hub, or it is private. Check the name; for a private"),
+        ("owner/base@v9", "`owner/base` has no revision `v9` on the Hub. Check it, or leave it out."),
+        ("owner/gated", "is gated: whoever downloads it has to agree to its terms first. Do so on https://hugg"),
+        ("owner/secret", "There is no model `owner/secret` on the Hub, or it is private."),
+        ("owner/pickled", "has its weights as PyTorch files only, which are not fetched from the Hub."),
+    ],
+)
+def test_what_the_hub_does_not_give_is_told_in_a_sentence(name: str, message: str, asker: Asker) -> None:
+    for closed in ("gated", "secret"):
+        write_model(asker.hub.folder / "owner" / closed, random_tensors(1))
+    asker.hub.gated.add("owner/gated")
+    asker.hub.private.add("owner/secret")
+
+    found = asker.check(recipe_of(name))
+    done = asker.merge(recipe_of(name))
+
+    assert not found["ok"]
+    assert len(found["problems"]) == 1
+    assert message in found["problems"][0]
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (asker.folder / "out").exists()
+
+
+def test_who_has_signed_in_gets_what_they_may_read(asker: Asker) -> None:
+    for closed in ("gated", "secret"):
+        write_model(asker.hub.folder / "owner" / closed, random_tensors(1))
+    asker.hub.gated.add("owner/gated")
+    asker.hub.private.add("owner/secret")
+    asker.token = TOKEN
+
+    done = asker.merge(recipe_of("owner/gated", "owner/secret"))
+
+    assert done.returncode == 0, done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def test_the_hub_is_not_asked_while_that_is_forbidden(asker: Asker) -> None:
+    asker.offline = True
+
+    found = asker.check(recipe_of())
+
+    assert "`owner/base` is not on this machine, and the Hub is not asked while HF_HUB_OFFLINE is set" in str(found)
+    assert not asker.hub.asked
+
+
+def test_what_does_not_fit_is_told_before_anything_is_downloaded(asker: Asker) -> None:
+    other = {name: values[..., :3].contiguous() for name, values in random_tensors(1).items()}
+    write_model(asker.hub.folder / "owner" / "other", other)
+
+    done = asker.merge(recipe_of("owner/other"))
+
+    assert done.returncode == 1
+    assert "is 8 × 3 in it and 8 × 4 in the base model" in done.stderr
+    assert not any(one.path.endswith(".safetensors") and not one.bytes for one in asker.hub.sent())
