@@ -151,7 +151,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.objects[path.rsplit("/", 1)[1]] = body
             return self._json({})
         if found := RESOLVE.fullmatch(path):
-            return self._file(*found.groups(), signed=signed)
+            return self._file(found[1], found[2], found[3], signed)
         if found := API.fullmatch(path):
             return self._model(found, signed, body)
         return self._missing("EntryNotFound")

@@ -19,7 +19,7 @@ from ui.sample_panel import sample_panel
 from ui.see_panel import see_panel
 from ui.views import Look
 from ui.visit import Visit
-from ui.wires import edits, forecast, history, lessons, merge, microscope, models, recipes, sample, see
+from ui.wires import edits, forecast, history, hub, lessons, merge, microscope, models, recipes, sample, see
 
 
 def build(folder: Path | None = None) -> gr.Blocks:
@@ -57,6 +57,7 @@ def build(folder: Path | None = None) -> gr.Blocks:
 def _wire(page: Page, roots: dict[str, Path], walks: LessonsPanel, opener: gr.Button) -> None:
     looks = dict[str, Look]()
     drawn = models.wire(page, looks)
+    hub.wire(page)
     see.wire(page, looks)
     microscope.wire(page)
     forecast.wire(page, drawn)

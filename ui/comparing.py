@@ -16,6 +16,8 @@ from merging.recipe import Recipe
 from ui.jobs import Job, announce, running, stoppable
 from ui.models_panel import Selection
 
+FAR = "The weights of these models are on the Hub. Download them in step 1 to see what the experts changed."
+UNREAD = "These models are not read. Press “Read them” in step 2."
 KEEP = 8  # comparisons in memory, shared by all visitors: they follow from the files alone
 
 _known: OrderedDict[Any, dict[str, Predictor]] = OrderedDict()  # by what a merge makes: `model` or `adapter`
@@ -80,6 +82,13 @@ def make_comparison(selection: Selection, visitor: str) -> Iterator[tuple[str, C
                 _known.popitem(last=False)
 
 
+def unseen(selection: Selection, visitor: str) -> str:
+    """Why nothing is drawn of these models, where something must be done about it; empty where they are being read."""
+    if selection.far:
+        return FAR
+    return UNREAD if unread(selection, visitor) else ""
+
+
 def unread(selection: Selection, visitor: str) -> bool:
     """Whether these models could be read, and are neither known nor being read: they were stopped, or put away."""
-    return selection.ready and not running(visitor, "compare") and not known_comparison(selection)
+    return selection.here and not running(visitor, "compare") and not known_comparison(selection)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from merging.adapter import as_expert, describe, is_adapter, open_base
 from merging.changes import changes
 from merging.checkpoint import Checkpoint, open_checkpoint
 from merging.errors import MergeError
+from merging.hub.fetch import left_of
 from merging.plan import Plan, plan
+from merging.sizes import in_words
 
 NO_CONFIG = "It has no config.json, so the merge will have none and cannot be sampled."
 T = TypeVar("T")
@@ -56,12 +59,14 @@ class Judged:
         return [expert for expert in self.experts if self.base.model and expert.model and not expert.problem]
 
 
-def judged(base: str, experts: list[str]) -> Judged:
-    """Open the models, from headers alone, and find out which can be merged."""
-    ground, found = Chosen(base), [Chosen(path) for path in experts]
-    ground.opened = ground.model = ground.tried(open_base, base)
+def judged(base: str, experts: list[str], problems: Mapping[str, str] = MappingProxyType({})) -> Judged:
+    """Open the models, from headers alone, and find out which can be merged; `problems` are known of some, by path."""
+    ground, *found = (Chosen(path, problem=problems.get(path, "")) for path in (base, *experts))
+    if not ground.problem:
+        ground.opened = ground.model = ground.tried(open_base, base)
     for expert in found:
-        expert.opened = expert.tried(open_checkpoint, expert.path)
+        if not expert.problem:
+            expert.opened = expert.tried(open_checkpoint, expert.path)
         if expert.opened and is_adapter(expert.opened) and expert.tried(describe, expert.opened) is None:
             expert.opened = None
         if ground.model and expert.opened:
@@ -70,6 +75,8 @@ def judged(base: str, experts: list[str]) -> Judged:
     for one in (ground, *found):
         if one.model:
             one.notes += one.model.notes
+        if one.model and (left := left_of(one.path)):
+            one.note(f"It is on the Hub, at commit {left.name.revision[:7]}: {in_words(left.bytes)} to download.")
     if ground.model:
         if not ground.model.config:
             ground.note(NO_CONFIG)

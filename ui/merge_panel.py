@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import html
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import gradio as gr
 
 from merging.engine import Step, merge
-from merging.errors import MergeError, MergeStopped
+from merging.errors import MergeError, MergeStopped, RecipeError
+from merging.hub.models import fetched, on_the_hub
 from merging.method import ADAPTERS, find_method
 from merging.preflight import Preflight, check
 from merging.publish import beside
@@ -28,6 +29,7 @@ from ui.folders import fresh_folder, unplaceable
 from ui.jobs import Job, stoppable
 from ui.method_panel import method_panel
 from ui.models_panel import Selection
+from ui.pace import bar, span
 from ui.result_panel import rank_of, result_panel
 
 
@@ -47,6 +49,7 @@ class Merge:
 
 # The weight of one expert among all, as text; an emptied field leaves it as it was.
 SLIDE = "(value, all) => value === null ? all : JSON.stringify({...JSON.parse(all), [%s]: value})"
+DOWNLOADING = "Downloading"
 VARIES = "It is not the same for all tensors. Move it, and it is."
 
 
@@ -152,8 +155,12 @@ def run_merge(recipe: Recipe | None, output: str, visitor: str) -> Iterator[tupl
     started = time.monotonic()
     yield bar(0, "Reading headers", ""), None
     with stoppable(visitor, "merge") as stop:
-        job = Job(lambda tell: merge(recipe, output.strip(), tell, stop))
+        job = Job(lambda tell: _made(recipe, output.strip(), tell, stop))
+        stage = ""
         for step in job:
+            if step.stage != stage and DOWNLOADING in (step.stage, stage):  # whose speeds have nothing in common
+                started = time.monotonic()
+            stage = step.stage
             yield progress(step, time.monotonic() - started), None
         try:
             report = job.result()
@@ -163,6 +170,15 @@ def run_merge(recipe: Recipe | None, output: str, visitor: str) -> Iterator[tupl
             yield notice(worded(error)), None
         else:
             yield finished(report, recipe.base), report
+
+
+def _made(recipe: Recipe, output: str, tell: Callable[[Step], None], stop: Event) -> Report:
+    """Merge; models that only the Hub has are downloaded before, where nothing else stands in the way."""
+    if on_the_hub((recipe.base, *recipe.experts)):
+        if problems := check(recipe, output).problems:
+            raise RecipeError(problems, recipe.warnings)
+        recipe = fetched(recipe, lambda done, total: tell(Step(0, 0, "", done, total, DOWNLOADING)), stop.is_set)
+    return merge(recipe, output, tell, stop)
 
 
 def progress(step: Step, seconds: float) -> str:
@@ -177,19 +193,3 @@ def stopped(output: str) -> str:
     if not beside(Path(output).expanduser().resolve()).is_dir():
         return "Stopped. Nothing was written."
     return f"Stopped. Nothing is at {output}; merge again with the same settings to go on where this stopped."
-
-
-def span(seconds: float) -> str:
-    """A time in the unit that suits it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def bar(share: float, what: str, left: str) -> str:
-    """A progress bar as HTML."""
-    percent = f"{share:.0%}"
-    return (
-        f'<div class="progress-box"><progress value="{share:.3f}" max="1" aria-label="Progress"></progress>'
-        f"<div><b>{percent}</b> <span>{html.escape(what)}</span> <i>{html.escape(left)}</i></div></div>"
-    )

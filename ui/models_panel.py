@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import gradio as gr
 
 from merging.checkpoint import Checkpoint
+from merging.hub.fetch import left_of
+from merging.hub.models import asked, on_the_hub
 from merging.tokens import ADDED, FILE, OLDER
+from merging.words import listed
 from ui import family
 from ui.errors import notice
+from ui.hub_panel import HubParts, hub_panel
 from ui.judging import Chosen, adapted, judged
 from ui.models_table import Row, table
 
@@ -28,10 +34,17 @@ class Selection:
     merged: tuple[str, ...] = ()  # the tensors that a merge of the fitting experts into the base would be of
     adapted: tuple[str, ...] = ()  # the tensors that a merge of the fitting experts into one adapter would be of
     hurdle: str = "No LoRA adapter is chosen in step 1."  # why there is no such merge; empty where there is one
+    far: tuple[str, ...] = ()  # of base and fitting experts, those whose weights are still on the Hub
+    far_bytes: int = 0  # to be downloaded of them
 
     @property
     def ready(self) -> bool:
         return bool(self.base and self.fitting)
+
+    @property
+    def here(self) -> bool:
+        """Whether there is something to merge, and all of its weights are on this machine."""
+        return self.ready and not self.far
 
     @property
     def by_path(self) -> dict[str, str]:
@@ -47,6 +60,7 @@ class Models:
     experts: gr.Dropdown
     table: gr.HTML
     selection: gr.State
+    hub: HubParts
 
 
 def models_panel(folder: Path | None) -> Models:
@@ -55,25 +69,43 @@ def models_panel(folder: Path | None) -> Models:
     with gr.Row():
         base = gr.Dropdown(
             listed, value=ground, label="Base model", allow_custom_value=True, elem_id="base",
-            info="The model that the experts were fine-tuned from. Choose one, or type a path and press Enter.",
+            info="The model that the experts were fine-tuned from. Choose one, or type a path or a name of the Hub.",
         )  # fmt: skip
         experts = gr.Dropdown(
             listed, value=others, label="Experts", multiselect=True,
             allow_custom_value=True, elem_id="experts",
-            info="Fine-tuned models or LoRA adapters: a folder, or one file of safetensors or PyTorch.",
+            info="Fine-tuned models or LoRA adapters: a folder, a file of weights, or owner/name on the Hub.",
         )  # fmt: skip
     # Here from the start, since a table that came later would push everything below it down.
     table = gr.HTML(read_models(ground, others)[0], elem_id="models-table", padding=False)
-    return Models(base, experts, table, gr.State(Selection()))
+    return Models(base, experts, table, gr.State(Selection()), hub_panel())
 
 
-def read_models(base: str | None, experts: list[str] | None) -> tuple[str, Selection]:
-    """The table of the chosen models, from their headers alone, and which of them fit."""
+def choose(base: str | None, experts: list[str] | None) -> Iterator[tuple[Any, Any]]:
+    """The table of the chosen models and the selection, when the Hub was asked about those that only it has."""
+    base, paths = _tidied(base, experts)
+    far = on_the_hub([base, *paths])
+    if far:
+        yield notice(f"Asking the Hub about {listed([f'`{name}`' for name in far])}.", "info"), gr.skip()
+    yield read_models(base, paths, asked([base, *paths]) if far else {})
+
+
+def _tidied(base: str | None, experts: list[str] | None) -> tuple[str, list[str]]:
     paths = list(dict.fromkeys(str(Path(path.strip())) for path in experts or [] if path.strip()))
-    base = str(Path(base.strip())) if base and base.strip() else ""
+    return str(Path(base.strip())) if base and base.strip() else "", paths
+
+
+def read_models(
+    base: str | None, experts: list[str] | None, problems: Mapping[str, str] = MappingProxyType({})
+) -> tuple[str, Selection]:
+    """The table of the chosen models, from their headers alone, and which of them fit.
+
+    `problems` are what the Hub says against some, by path.
+    """
+    base, paths = _tidied(base, experts)
     if not base:
         return notice("No base model is chosen. Choose one to see what the experts changed.", "info"), Selection()
-    found = judged(base, paths)
+    found = judged(base, paths, problems)
     shown = table([row("Base", found.base), *(row("Expert", expert) for expert in found.experts)], found.notes)
     if not paths:
         shown += notice("No expert is chosen. Add at least one to see its task vector.", "info")
@@ -83,7 +115,9 @@ def read_models(base: str | None, experts: list[str] | None) -> tuple[str, Selec
     names = _distinct([model.name for model in models])
     stamps = (stamp(found.base.model), *map(stamp, models))
     fitting = tuple(expert.path for expert in found.fitting)
-    return shown, Selection(base, tuple(paths), fitting, tuple(names), stamps, tuple(found.merged), *adapted(found))
+    left = {path: one.bytes for path in (base, *fitting) if (one := left_of(path))}
+    told = fitting, tuple(names), stamps, tuple(found.merged), *adapted(found)
+    return shown, Selection(base, tuple(paths), *told, far=tuple(left), far_bytes=sum(left.values()))
 
 
 def row(role: str, chosen: Chosen) -> Row:

@@ -19,7 +19,8 @@ from ui.asked import NOW, WRITTEN, Asked, One
 from ui.controls import Slider
 from ui.errors import notice, worded
 from ui.jobs import Job, stoppable
-from ui.merge_panel import bar, progress
+from ui.merge_panel import progress
+from ui.pace import bar
 
 EXAMPLES = {
     "A play": "[Enter ",

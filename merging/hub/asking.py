@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from merging.errors import MergeError
-from merging.hub.names import HubName
+from merging.hub.names import COMMIT, HubName
 
 SIGN_IN = "sign in with `hf auth login`"
 
@@ -17,7 +17,8 @@ def asking(name: HubName | None = None) -> Iterator[None]:
     import httpx2
     from huggingface_hub import errors
 
-    what = f"`{name}`" if name else "that"
+    commit = name and COMMIT.fullmatch(name.revision)  # which nobody wrote
+    what = f"`{name.repo if commit else name}`" if name else "that"
     try:
         yield
     except errors.GatedRepoError as error:

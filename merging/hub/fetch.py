@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,8 +13,8 @@ from typing import Any
 
 from merging.errors import MergeError, MergeStopped
 from merging.hub.asking import asking
-from merging.hub.cached import downloaded
-from merging.hub.names import HubName
+from merging.hub.cached import downloaded, previewed
+from merging.hub.names import HubName, hub_name
 from merging.hub.preview import commit_at, files_of, preview
 from merging.sizes import in_words
 
@@ -35,9 +36,21 @@ class Wanted:
 
 def wanted(name: HubName) -> Wanted:
     """What is still to be downloaded of a model as it is on the Hub now."""
+    return _left(name, preview(name))
+
+
+def left_of(told: str | Path) -> Wanted | None:
+    """What is to be downloaded of a model that its preview stands for, without asking; None for every other model."""
+    name = hub_name(told)
+    if not name or os.path.exists(told) or downloaded(name):
+        return None
+    folder = previewed(told)
+    return _left(name, folder) if folder else None
+
+
+def _left(name: HubName, folder: Path) -> Wanted:
     from huggingface_hub import try_to_load_from_cache
 
-    folder = preview(name)
     exact = name.at(commit_at(folder))
 
     def here(file: str) -> bool:

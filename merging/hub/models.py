@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merging.errors import MergeError, RecipeError
-from merging.hub.cached import downloaded
+from merging.hub.cached import downloaded, previewed
 from merging.hub.fetch import OnBytes, Wanted, fetch, wanted
 from merging.hub.names import HubName, hub_name
+from merging.hub.preview import preview
+
+AT_ONCE = 4  # models that the Hub is asked about at a time
 
 if TYPE_CHECKING:
     from merging.recipe import Recipe
@@ -21,6 +25,25 @@ def on_the_hub(paths: Iterable[str | Path | None]) -> list[HubName]:
     """Those that are names of the Hub, and neither here as they are written nor downloaded."""
     named = [path for path in paths if path is not None and not os.path.exists(path) and not downloaded(path)]
     return list(dict.fromkeys(name for path in named if (name := hub_name(path))))
+
+
+def asked(paths: Iterable[str | Path | None]) -> dict[str, str]:
+    """Ask the Hub about those that only it has, for their previews; what is wrong with each, by its path.
+
+    A preview of an earlier time stands where the Hub cannot be asked.
+    """
+    names = on_the_hub(paths)
+    with ThreadPoolExecutor(max(1, min(len(names), AT_ONCE))) as pool:
+        told = zip(names, pool.map(_tried, names), strict=True)
+    return {str(Path(str(name))): words for name, words in told if words}
+
+
+def _tried(name: HubName) -> str:
+    try:
+        preview(name)
+    except MergeError as error:
+        return "" if previewed(str(name)) else str(error)
+    return ""
 
 
 def looked_at(recipe: Recipe) -> list[Wanted]:

@@ -59,14 +59,17 @@ def app_url(workplace: Path) -> Iterator[str]:
             watch.accept()
 
 
-def running_app(workplace: Path, proxy: int) -> Iterator[str]:
-    """The app in a process of its own, which is told that everything beyond this machine is behind a proxy."""
+def running_app(workplace: Path, proxy: int, hub: dict[str, str] | None = None) -> Iterator[str]:
+    """The app in a process of its own, which is told that everything beyond this machine is behind a proxy.
+
+    It is free to ask the Hub, be it by the variables of a stand-in, as it is where it is run.
+    """
     beyond = {f"{name}_PROXY": f"http://127.0.0.1:{proxy}" for name in ("HTTP", "HTTPS", "ALL")}
     here = {"NO_PROXY": "127.0.0.1,localhost"}
     app = subprocess.Popen(
         [sys.executable, ROOT / "app.py", "--models", workplace / "models"],
         cwd=workplace,
-        env={**os.environ, **beyond, **here},
+        env={**(hub or os.environ), **beyond, **here, "HF_HUB_OFFLINE": "0"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

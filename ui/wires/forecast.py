@@ -12,7 +12,7 @@ import gradio as gr
 from merging.crew import listening
 from merging.errors import MergeError, MergeStopped
 from merging.method import ADAPTERS, METHODS
-from ui.comparing import known_comparison, unread
+from ui.comparing import known_comparison, unread, unseen
 from ui.draft import Held, Standing
 from ui.errors import notice
 from ui.events import PRIVATE, QUIET, after
@@ -21,7 +21,6 @@ from ui.forecast_panel import NOT_HELD, VIEWS
 from ui.models_panel import Selection
 from ui.page import Page
 
-UNREAD = "These models are not read. Press “Read them” in step 2."
 # What was drawn is painted before more is asked for, which keeps the browser busy.
 PAINTED = "() => new Promise((done) => setTimeout(() => done([]), 150))"
 STILL = (gr.skip(),) * (len(VIEWS) + 1)  # the plots and their caption, as they are
@@ -100,14 +99,16 @@ def wire(page: Page, drawn: Any) -> None:
 
     def waiting(chosen: Selection, visitor: str) -> tuple[Any, ...]:
         """What was drawn stays while models are read, and says so where nobody reads them."""
-        return notice(UNREAD, "info") if unread(chosen, visitor) else gr.skip(), *STILL[1:]
+        words = unseen(chosen, visitor)
+        return notice(words, "info") if words else gr.skip(), *STILL[1:]
 
     def on_models(request: gr.Request, chosen: Selection, *given: Any) -> tuple[Any, ...]:
         visitor = request.session_hash or ""
         if chosen.ready and not known_comparison(chosen):
-            if not unread(chosen, visitor):
+            words = unseen(chosen, visitor)
+            if not words:
                 return *STILL, gr.skip()  # they are still being read
-            return notice(UNREAD, "info"), *(None,) * len(VIEWS), gr.skip()
+            return notice(words, "info"), *(None,) * len(VIEWS), gr.skip()
         now = heard(visitor, chosen, given[4:])
         return *draw(visitor, chosen, now, given[:4]), now
 

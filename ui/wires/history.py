@@ -18,8 +18,9 @@ from ui.errors import notice
 from ui.events import PRIVATE, QUIET, after
 from ui.history_panel import apart_figure, apart_in_words, changed, choices, chosen, listed, note_of
 from ui.jobs import Job, announce, stoppable
-from ui.merge_panel import bar, progress
+from ui.merge_panel import progress
 from ui.models_panel import Selection
+from ui.pace import bar
 from ui.page import Page
 from ui.report_page import report_page
 from ui.report_pictures import pictures_of

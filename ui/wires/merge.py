@@ -14,8 +14,9 @@ from ui.errors import notice
 from ui.events import PRIVATE, QUIET, after
 from ui.folders import fresh_folder, next_folder
 from ui.jobs import announce
-from ui.merge_panel import bar, estimate, run_merge
+from ui.merge_panel import estimate, run_merge
 from ui.models_panel import Selection
+from ui.pace import bar
 from ui.page import Page
 from ui.visit import Visit
 from ui.wires.ends import stopper, wire_end, working

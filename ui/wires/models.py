@@ -10,11 +10,11 @@ import gradio as gr
 
 from merging.compare import Comparison
 from merging.errors import MergeError, MergeStopped
-from ui.comparing import known_comparison, make_comparison, unread
+from ui.comparing import FAR, known_comparison, make_comparison, unread
 from ui.errors import notice, worded
 from ui.events import PRIVATE, QUIET
 from ui.jobs import stop
-from ui.models_panel import Selection, read_models
+from ui.models_panel import Selection, choose
 from ui.page import Page
 from ui.see_panel import DRAWN
 from ui.views import Look, describe, draw_view, places_of
@@ -69,6 +69,10 @@ def wire(page: Page, looks: dict[str, Look]) -> Any:
             stop(visitor, "compare")
             yield "", "", None, *still, *buttons(False, False)
             return
+        if selection.far:
+            stop(visitor, "compare")
+            yield notice(FAR, "info"), "", None, *(None,) * len(see.plots), gr.skip(), *buttons(False, False)
+            return
         looked: tuple[Any, Any] = "", None  # into a tensor of other models
         try:
             steps = make_comparison(selection, visitor)
@@ -87,6 +91,8 @@ def wire(page: Page, looks: dict[str, Look]) -> Any:
     def on_draw(request: gr.Request, selection: Selection, *given: Any) -> tuple[Any, ...]:
         """Everything that is in sight; nothing of the last models stays where these could not be read."""
         known, look = known_comparison(selection), Look(*given)
+        if selection.far:
+            return *(None,) * len(see.plots), gr.skip()
         if selection.ready and not known and not unread(selection, request.session_hash or ""):
             return still  # they are still being read
         return *draw_view(known, selection.names, look), places_of(known, look.where)
@@ -95,8 +101,14 @@ def wire(page: Page, looks: dict[str, Look]) -> Any:
     page.demo.unload(on_leave)
     see.stop.click(stopper("compare"), None, None, queue=False, **PRIVATE)
     chosen = gr.on(
-        [page.demo.load, page.models.base.change, page.models.experts.change, see.read.click],
-        read_models,
+        [
+            page.demo.load,
+            page.models.base.change,
+            page.models.experts.change,
+            page.models.hub.fetched.change,
+            see.read.click,
+        ],
+        choose,
         [page.models.base, page.models.experts],
         [page.models.table, page.models.selection],
         **QUIET,
