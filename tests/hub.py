@@ -49,6 +49,7 @@ class Hub:
     asked: list[Asked] = field(default_factory=list)
     objects: dict[str, bytes] = field(default_factory=dict)  # uploaded, and not committed yet
     cards: dict[str, dict[str, Any]] = field(default_factory=dict)  # what model cards say, by model
+    refuses: set[str] = field(default_factory=set)  # kinds of requests that are answered with an error: `commit`
     url: str = ""
 
     def commit(self, name: str) -> str:
@@ -210,6 +211,8 @@ class _Handler(BaseHTTPRequestHandler):
                 for one in json.loads(body)["files"]
             ]
             return self._json({"files": modes})
+        if kind in self.hub.refuses:
+            return self._json({"error": "Internal Error"}, 500)
         if kind == "commit":
             return self._commit(name, body)
         if kind == "tree":
@@ -231,7 +234,7 @@ class _Handler(BaseHTTPRequestHandler):
         if (self.hub.folder / name).exists():
             return self._json({"error": "You already created this model repo", "url": f"{self.hub.url}/{name}"}, 409)
         (self.hub.folder / name).mkdir(parents=True)
-        if asked.get("private"):
+        if asked.get("private") or asked.get("visibility") == "private":
             self.hub.private.add(name)
         return self._json({"url": f"{self.hub.url}/{name}", "name": name, "id": name})
 

@@ -84,6 +84,16 @@ examples:
   python -m merging collect models/math-lora math.txt --base models/base --only fisher
 
 """
+PUBLISH = """\
+The model is private unless you say otherwise, and goes under a name that is free: nothing on the Hub is ever changed or
+deleted. Its card tells the models, their commits and licences, the recipe, and how far each layer moved. Whoever is
+signed in on this machine (`hf auth login`) publishes it. A command that was stopped goes on where it was.
+
+examples:
+  python -m merging publish merged me/merged --card-only > card.md
+  python -m merging publish merged me/merged --card card.md
+
+"""
 INSPECT = """\
 Of one model, reads headers only. With experts after it, reads all weights twice and tells how far each went from the
 base, and how often each two of them change a weight in opposite directions; what it finds is kept, and the next time
@@ -124,6 +134,7 @@ def parser() -> argparse.ArgumentParser:
     export = _command(commands, "export", "print a recipe as mergekit reads it", EXPORT)
     export.add_argument("recipe", metavar="RECIPE", type=Path, help="a YAML file, a merged model, or - for stdin")
     _collect(_command(commands, "collect", "run a model over a text, for the methods that ask for statistics", COLLECT))
+    _publish(_command(commands, "publish", "put a merged model onto the Hub, with a card", PUBLISH))
     return top
 
 
@@ -162,6 +173,15 @@ def _collect(command: argparse.ArgumentParser) -> None:
     command.add_argument("--tokens", metavar="N", type=_count, help="most tokens to run it over (100000)")
     command.add_argument("--length", metavar="N", type=_count, help="tokens that it sees at a time (256)")
     command.add_argument("--memory", metavar="SIZE", type=_size, help="most memory for inner products of inputs (2GB)")
+    _quiet(command)
+
+
+def _publish(command: argparse.ArgumentParser) -> None:
+    command.add_argument("folder", metavar="OUT", type=Path, help="the folder of a merge")
+    command.add_argument("name", metavar="OWNER/NAME", help="what it is to be called on the Hub")
+    command.add_argument("--public", action="store_true", default=False, help="for everyone to see")
+    command.add_argument("--card", metavar="FILE", type=Path, help="a card of your own")
+    command.add_argument("--card-only", action="store_true", default=False, help="print the card, and publish nothing")
     _quiet(command)
 
 

@@ -14,6 +14,7 @@ from merging.hub.cached import downloaded, previewed
 from merging.hub.fetch import OnBytes, Wanted, fetch, wanted
 from merging.hub.names import HubName, hub_name
 from merging.hub.preview import preview
+from merging.hub.remote import look
 
 AT_ONCE = 4  # models that the Hub is asked about at a time
 
@@ -77,3 +78,13 @@ def fetched(recipe: Recipe, on_bytes: OnBytes | None = None, stopped: Callable[[
         before += one.bytes
     base = recipe.base and here.get(recipe.base, recipe.base)
     return replace(recipe, base=base, experts=tuple(here.get(path, path) for path in recipe.experts))
+
+
+def licence_of(name: HubName) -> str:
+    """The licence that the card of a model on the Hub tells; empty where it tells none, or the Hub cannot be asked."""
+    try:
+        card = look(name).card
+    except MergeError:
+        return ""
+    told = card.get("license_name") if card.get("license") == "other" else card.get("license")
+    return told if isinstance(told, str) else ""

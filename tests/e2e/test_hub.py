@@ -67,7 +67,7 @@ def test_models_by_name_are_looked_at_downloaded_and_drawn(visit: Page, hub: Hub
     expect(visit.locator("#see-note")).to_contain_text("Download them in step 1")
     assert weights_sent(hub, "some/base") < 300_000
 
-    hub.slow = 0.3
+    hub.slow = 0.1
     download.click()
     stop = visit.locator("#hub-stop")
     expect(visit.locator("#hub-status progress")).to_be_visible()

@@ -1,0 +1,25 @@
+"""How far every tensor of a merge is from the base that it was made of: what the picture of its card shows."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from merging.adapter import open_base, open_expert
+from merging.compare import compare
+from merging.recipe import load_recipe
+
+RECIPE = "mergescope.yaml"
+
+
+def moved(
+    folder: Path, on_step: Callable[[int, int], None] | None = None, stop: threading.Event | None = None
+) -> dict[str, float]:
+    """‖merged − base‖ / ‖base‖ by tensor, read from both; empty for a merge without a base."""
+    recipe = load_recipe(folder / RECIPE)
+    if not recipe.base:
+        return {}
+    base = open_base(recipe.base)
+    found = compare(base, [open_expert(folder, base)], on_step, stop, cached=True)
+    return dict(zip(found.names, (found.norms[:, 0] / found.base_norms).tolist(), strict=True))

@@ -1,0 +1,201 @@
+"""A merge is published by the real client on a stand-in of the Hub, with a card that tells what it was made of."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+
+from merging import merge
+from merging.errors import MergeError
+from merging.hub.card import card_of, front_of
+from merging.hub.licences import strictest
+from merging.hub.picture import colour, picture
+from merging.recipe import Recipe
+from tests.conftest import random_tensors, write_model
+from tests.hub import TOKEN, standing_in
+from tests.merging.test_hub import Asker, recipe_of
+
+
+@pytest.fixture
+def asker(tmp_path: Path) -> Iterator[Asker]:
+    """Someone who has merged two models of the Hub, which have licences, and is signed in."""
+    root = tmp_path / "root"
+    for number, name in enumerate(("base", "expert")):
+        write_model(root / "owner" / name, random_tensors(number))
+    (tmp_path / "home").mkdir()
+    with standing_in(root) as hub:
+        hub.cards |= {"owner/base": {"license": "apache-2.0"}, "owner/expert": {"license": "gemma"}}
+        person = Asker(hub, tmp_path / "home", token=TOKEN)
+        assert person.merge(recipe_of()).returncode == 0
+        yield person
+
+
+def published(asker: Asker, name: str = "someone/merged") -> Path:
+    return asker.hub.folder / name
+
+
+def test_a_merge_is_published_private_and_whole(asker: Asker) -> None:
+    done = asker.run("publish", "out", "someone/merged")
+
+    assert done.returncode == 0, done.stderr
+    assert "someone/merged, private." in done.stdout
+    assert asker.hub.private == {"someone/merged"}
+    there, here = load_file(published(asker) / "model.safetensors"), load_file(asker.folder / "out/model.safetensors")
+    assert all(there[name].equal(here[name]) for name in here)
+    for name in ("config.json", "mergescope.json", "mergescope.yaml", "tokenizer.json"):
+        assert (published(asker) / name).read_bytes() == (asker.folder / "out" / name).read_bytes()
+
+
+def test_the_card_names_models_commits_licence_recipe_and_method(asker: Asker) -> None:
+    asker.run("publish", "out", "someone/merged", "--public")
+
+    text = (published(asker) / "README.md").read_text()
+    front = front_of(text)
+    assert asker.hub.private == set()
+    assert front["base_model"] == ["owner/base", "owner/expert"]
+    assert front["base_model_relation"] == "merge"
+    assert front["license"] == "gemma"  # which is stricter than Apache's
+    assert {"merge", "mergekit"} <= set(front["tags"])
+    for name in ("owner/base", "owner/expert"):
+        assert asker.hub.commit(name) in text
+    recipe = text.split("```yaml\n")[1].split("```")[0]
+    assert yaml.safe_load(recipe) == yaml.safe_load((asker.folder / "out/mergescope.yaml").read_text())
+    assert 'from_pretrained("someone/merged"' in text
+    assert "https://arxiv.org/abs/2212.04089" in text
+    with Image.open(published(asker) / "layers.png") as shown:
+        assert shown.width > 100
+    assert "](layers.png)" in text
+
+
+def test_nothing_that_is_there_is_overwritten(asker: Asker) -> None:
+    before = asker.hub.commit("owner/base")
+
+    done = asker.run("publish", "out", "owner/base")
+
+    assert done.returncode == 1
+    assert "There is a model `owner/base` already, and nothing is ever overwritten." in done.stderr
+    assert asker.hub.commit("owner/base") == before
+
+
+def test_an_upload_that_failed_goes_on_where_it_was(asker: Asker) -> None:
+    asker.hub.refuses.add("commit")
+    failed = asker.run("publish", "out", "someone/merged")
+    assert failed.returncode == 1
+    assert "The Hub answered 500 for `someone/merged`." in failed.stderr
+    assert not (published(asker) / "model.safetensors").exists()
+    asker.hub.refuses.clear()
+    asker.hub.asked.clear()
+
+    done = asker.run("publish", "out", "someone/merged")
+
+    assert done.returncode == 0, done.stderr
+    assert (published(asker) / "model.safetensors").exists()
+    assert not [one for one in asker.hub.asked if one.path.startswith("/uploads/")]
+
+
+def test_whoever_is_not_signed_in_is_told_how(asker: Asker) -> None:
+    asker.token = ""
+
+    done = asker.run("publish", "out", "someone/merged")
+
+    assert done.returncode == 1
+    assert "Nobody is signed in to the Hub: sign in with `hf auth login`" in done.stderr
+    assert not published(asker).exists()
+
+
+@pytest.mark.parametrize("name", ["merged", "a/b/c", "../x", "someone/merged@main", "-a/b"])
+def test_what_is_no_name_is_refused(asker: Asker, name: str) -> None:
+    done = asker.run("publish", "out", "--quiet", "--", name)
+
+    assert done.returncode == 1
+    assert "is no name for a model. Write it as `owner/name`." in done.stderr
+
+
+def test_a_link_out_of_the_folder_is_not_published(asker: Asker) -> None:
+    (asker.folder / "out/notes.txt").symlink_to("/etc/hostname")
+
+    done = asker.run("publish", "out", "someone/merged")
+
+    assert done.returncode == 1
+    assert "notes.txt is a link" in done.stderr
+    assert not published(asker).exists()
+
+
+def test_a_card_of_ones_own_is_taken_and_a_broken_one_refused(asker: Asker) -> None:
+    card = asker.run("publish", "out", "someone/merged", "--card-only").stdout
+    assert not published(asker).exists()
+    (asker.folder / "card.md").write_text(card.replace("# merged", "# Mine"))
+    (asker.folder / "broken.md").write_text("Nothing at the top")
+
+    broken = asker.run("publish", "out", "someone/other", "--card", "broken.md")
+    done = asker.run("publish", "out", "someone/merged", "--card", "card.md")
+
+    assert broken.returncode == 1
+    assert "has no readable `---` part at its top" in broken.stderr
+    assert not published(asker, "someone/other").exists()
+    assert done.returncode == 0, done.stderr
+    assert "# Mine" in (published(asker) / "README.md").read_text()
+
+
+def test_models_that_tell_no_licence_leave_the_card_without_one(tmp_path: Path) -> None:
+    base, expert = (write_model(tmp_path / name, random_tensors(n)) for n, name in enumerate(("base", "expert")))
+    (expert / "README.md").write_text("---\nlicense: mit\n---\n")
+    merge(Recipe("task_arithmetic", base, (expert,)), tmp_path / "out")
+
+    text = card_of(tmp_path / "out", "me/out", lambda name: "")
+
+    assert "license" not in front_of(text)
+    assert "base_model" not in front_of(text)  # they are not on the Hub
+    assert "The licence of base is not told" in text
+    assert str(tmp_path) not in text
+
+
+def test_a_folder_without_a_merge_has_no_card(tmp_path: Path) -> None:
+    with pytest.raises(MergeError, match="holds no merge that Mergescope wrote"):
+        card_of(write_model(tmp_path / "base", random_tensors(0)), "me/x", lambda name: "")
+
+
+@pytest.mark.parametrize(
+    ("licences", "wanted"),
+    [
+        (["mit", "apache-2.0", "llama3.1"], ["llama3.1"]),
+        (["apache-2.0", "apache-2.0"], ["apache-2.0"]),
+        (["cc-by-nc-4.0", "gemma"], ["cc-by-nc-4.0"]),
+        (["qwen-research", "apache-2.0"], ["qwen-research"]),
+        (["llama2", "gemma"], ["llama2", "gemma"]),
+        (["somebodys-own", "gpl-3.0"], ["somebodys-own"]),
+        (["mit", ""], []),
+        ([], []),
+    ],
+)
+def test_the_strictest_licence_wins(licences: list[str], wanted: list[str]) -> None:
+    assert strictest(licences) == wanted
+
+
+def test_the_picture_has_a_bright_cell_where_most_moved() -> None:
+    moved = {f"model.layers.{layer}.mlp.up_proj.weight": float(layer) for layer in range(3)}
+
+    content = picture({**moved, "model.norm.weight": 9.0, "model.layers.1.mlp.down_proj.weight": math.nan})
+
+    assert content
+    image = Image.open(io.BytesIO(content))
+    assert image.getpixel((130, 45)) == colour(0)
+    assert image.getpixel((130 + 2 * 24, 45)) == colour(1)
+    assert picture({"model.norm.weight": 1.0}) is None
+
+
+def test_a_story_that_lies_about_hashes_does_not_break_the_card(tmp_path: Path) -> None:
+    base, expert = (write_model(tmp_path / name, random_tensors(n)) for n, name in enumerate(("base", "expert")))
+    merge(Recipe("task_arithmetic", base, (expert,)), tmp_path / "out")
+    story = json.loads((tmp_path / "out/mergescope.json").read_text())
+    (tmp_path / "out/mergescope.json").write_text(json.dumps({**story, "inputs": {}}))
+
+    assert "| base | base (not on the Hub) | – | not told | – |" in card_of(tmp_path / "out", "me/out", lambda name: "")
