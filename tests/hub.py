@@ -43,6 +43,7 @@ class Hub:
 
     folder: Path
     gated: set[str] = field(default_factory=set)  # models that are told of, but not read
+    closed: set[str] = field(default_factory=set)  # gated models whose owner has let nobody in
     private: set[str] = field(default_factory=set)  # models that are not there without the token
     slow: float = 0.0  # seconds between two pieces of a file
     breaks: dict[str, int] = field(default_factory=dict)  # files, by name, that break off after so many bytes, once
@@ -264,7 +265,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, name: str, revision: str, file: str, signed: bool) -> None:
         if not self._allowed(name, signed) or not self._known(name, revision):
             return None
-        if name in self.hub.gated and not signed:
+        if name in self.hub.closed or (name in self.hub.gated and not signed):
             return self._missing("GatedRepo", 403)
         path = self.hub.folder / name / file
         commit = {"X-Repo-Commit": self.hub.commit(name)}

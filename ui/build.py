@@ -19,7 +19,7 @@ from ui.sample_panel import sample_panel
 from ui.see_panel import see_panel
 from ui.views import Look
 from ui.visit import Visit
-from ui.wires import edits, forecast, history, hub, lessons, merge, microscope, models, recipes, sample, see
+from ui.wires import edits, forecast, history, hub, lessons, merge, microscope, models, publish, recipes, sample, see
 
 
 def build(folder: Path | None = None) -> gr.Blocks:
@@ -64,6 +64,7 @@ def _wire(page: Page, roots: dict[str, Path], walks: LessonsPanel, opener: gr.Bu
     edits.wire(page)
     filling = recipes.wire(page, roots)
     history.wire(page, filling)
+    publish.wire(page)
     lessons.wire(page, filling, walks, opener)
     merge.wire(page)
     sample.wire(page)

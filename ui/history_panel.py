@@ -15,6 +15,7 @@ from merging.sizes import in_words
 from ui.downloads import room
 from ui.plot_view import PlotView
 from ui.plots import norms_figure
+from ui.publish_panel import Publishing, publish_panel
 
 EMPTY = '<p class="caption">Every merge that you write on this visit is listed here.</p>'
 
@@ -37,6 +38,7 @@ class Past:
     unsaved: gr.HTML
     said: gr.HTML
     apart: PlotView
+    publishing: Publishing
     count: gr.State  # of the merges that had been made when the list was drawn
 
 
@@ -60,8 +62,10 @@ def history_panel() -> Past:
         unsaved = room("history-unsaved")
         said = gr.HTML(elem_id="history-said", padding=False)
         apart = PlotView(label="How far the two merges are apart", empty="", elem_id="history-apart")
+        publishing = publish_panel()
     return Past(
-        listed, row, one, other, note, repeat, compare, stop, report, folder, delete, unsaved, said, apart, gr.State(0)
+        listed, row, one, other, note, repeat, compare, stop, report, folder, delete, unsaved, said, apart, publishing,
+        gr.State(0),
     )  # fmt: skip
 
 

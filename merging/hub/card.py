@@ -19,7 +19,6 @@ from merging.hub.names import HubName, hub_name
 from merging.method import find_method
 from merging.provenance import STORY
 from merging.recipe import Recipe, load_recipe
-from merging.writing import dumped
 
 FRONT = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
 LONGEST = 1 << 20  # characters of a card
@@ -44,8 +43,8 @@ def card_of(folder: Path, name: str, licence_of: Callable[[HubName], str], pictu
     """
     story, recipe = _story(folder)
     sources = _sources(recipe, licence_of)
-    front = dumped(_front(recipe, sources))
-    return f"---\n{front}\n---\n\n{_body(name, folder, story, recipe, sources, picture)}"
+    front = yaml.safe_dump(_front(recipe, sources), sort_keys=False, allow_unicode=True)
+    return f"---\n{front}---\n\n{_body(name, folder, story, recipe, sources, picture)}"
 
 
 def front_of(text: str) -> dict[str, Any]:

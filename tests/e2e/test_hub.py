@@ -15,7 +15,7 @@ from playwright.sync_api import Page, expect
 
 from merging.hub.search import FAMILIES
 from tests.e2e.conftest import ROOT, choose_models, open_tab, running_app
-from tests.hub import Hub, environment, standing_in
+from tests.hub import TOKEN, Hub, environment, standing_in
 
 ZOO = ROOT / "zoo"
 THERE = {"some/base": "base", "some/bard": "shakespeare", "some/python": "python", "locked/bible": "bible"}
@@ -29,7 +29,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     for name, model in {**THERE, family.base: "base", **dict.fromkeys(family.experts, "python")}.items():
         shutil.copytree(ZOO / model, folder / name)
     with standing_in(folder) as found:
-        found.gated.add("locked/bible")
+        found.closed.add("locked/bible")
         yield found
 
 
@@ -43,7 +43,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def app_url(hub: Hub, place: Path) -> Iterator[str]:
     """An app that takes the stand-in for the Hub, and has nothing of it yet."""
-    told = environment(hub, place / "hf") | {"MERGESCOPE_CACHE": str(place / "cache")}
+    told = environment(hub, place / "hf", TOKEN) | {"MERGESCOPE_CACHE": str(place / "cache")}
     with socket.create_server(("127.0.0.1", 0)) as watch:
         yield from running_app(place, watch.getsockname()[1], told)
 
@@ -131,3 +131,25 @@ def test_models_are_found_by_words_and_chosen(visit: Page) -> None:
     found.nth(0).click()
     visit.locator("#hub-expert").click()
     expect(visit.locator("#models-table")).to_contain_text("bard")
+
+
+def test_a_merge_is_published_with_its_card(visit: Page, hub: Hub, place: Path) -> None:
+    choose_models(visit, "some/base", [Path("some/bard"), Path("some/python")])
+    visit.locator("#output textarea, #output input").first.fill("published")
+    visit.locator("#run").click()
+    expect(visit.locator("#history")).to_contain_text("published", timeout=90_000)
+    visit.locator("#publish button").first.click()
+    visit.locator("#publish-prepare").click()
+    card = visit.locator("#publish-card textarea")
+    expect(card).to_have_value(re.compile("base_model:\n- some/base\n- some/bard"), timeout=60_000)
+    expect(visit.locator("#publish-name textarea, #publish-name input").first).to_have_value("someone/published")
+    expect(visit.locator("#publish-picture img")).to_be_visible()
+    card.fill(card.input_value().replace("# published", "# The bard who codes"))
+    expect(visit.locator("#publish-private input")).to_be_checked()
+    visit.locator("#publish-run").click()
+
+    expect(visit.locator("#publish-said a")).to_have_text("someone/published", timeout=60_000)
+    assert "someone/published" in hub.private
+    assert "# The bard who codes" in (hub.folder / "someone/published/README.md").read_text()
+    sent = hub.folder / "someone/published/model.safetensors"
+    assert sent.read_bytes() == (place / "published/model.safetensors").read_bytes()

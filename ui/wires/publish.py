@@ -1,0 +1,58 @@
+"""A merge of this visit is published: its card is written, shown, and goes with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from merging.errors import MergeError
+from ui.events import PRIVATE, QUIET
+from ui.jobs import announce
+from ui.page import Page
+from ui.publish_panel import Prepared, pictured, prepare, run_publish
+from ui.visit import Visit
+from ui.wires.ends import stopper, wire_end, working
+
+
+def wire(page: Page) -> None:
+    past, parts = page.past, page.past.publishing
+
+    def folder_of(now: Visit, one: int | None) -> Path | None:
+        try:
+            return now.history.of(one or 0).report.out
+        except MergeError:
+            return None
+
+    def on_click(request: gr.Request) -> tuple[Any, Any]:
+        announce(request.session_hash or "", "publish")
+        return working()
+
+    def on_prepare(request: gr.Request, now: Visit, one: int | None, name: str) -> Iterator[tuple[Any, ...]]:
+        for said, named, card, prepared in prepare(folder_of(now, one), name, request.session_hash or ""):
+            yield said, named, gr.Textbox(card or "", visible=bool(card)), prepared, pictured(prepared)
+
+    def on_run(request: gr.Request, prepared: Prepared | None, name: str, card: str, private: bool) -> Iterator[str]:
+        yield from run_publish(prepared, name, card, private, request.session_hash or "")
+
+    def on_other() -> tuple[Any, ...]:
+        """Another merge is chosen, which has no card yet."""
+        return "", gr.Textbox("", visible=False), None, "", gr.Button(interactive=False)
+
+    pressed: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}
+    card = [parts.said, parts.name, parts.card, parts.prepared, parts.shown]
+    ready = parts.prepare.click(on_click, None, [parts.prepare, parts.stop], queue=False, **pressed).then(
+        on_prepare, [page.visit, past.one, parts.name], card, concurrency_limit=2, **pressed
+    )
+    wire_end(ready, parts.prepare, parts.stop, parts.said)
+    parts.prepared.change(lambda told: gr.Button(interactive=bool(told)), parts.prepared, parts.run, **QUIET)
+    given = [parts.prepared, parts.name, parts.card, parts.private]
+    ran = parts.run.click(on_click, None, [parts.run, parts.stop], queue=False, **pressed).then(
+        on_run, given, parts.said, concurrency_limit=1, **pressed
+    )
+    wire_end(ran, parts.run, parts.stop, parts.said)
+    parts.stop.click(stopper("publish"), None, None, queue=False, **PRIVATE)
+    other = [parts.said, parts.card, parts.prepared, parts.shown, parts.run]
+    past.one.change(on_other, None, other, **QUIET)
