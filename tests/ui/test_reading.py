@@ -30,6 +30,8 @@ MOVES = (
     ("seed", "change"),
 )
 
+CLICKED = {"cell": "model.norm.weight", "panel": "expert-1", "column": 0}
+
 
 @pytest.fixture
 def unread(family: Family, screen: Screen) -> Screen:
@@ -182,6 +184,28 @@ def test_a_tensor_that_is_clicked_meanwhile_says_when_it_is_known(unread: Screen
 
     assert "Known when all is read." in unread["tensor-detail"]
     assert "Known when all is read." in unread["microscope"]
+
+
+def test_a_tensor_that_is_clicked_meanwhile_is_shown_when_all_is_read(unread: Screen, before: Any) -> None:
+    before(lambda: (unread.fire("norms", "cell_select", **CLICKED), turn(unread, "views", "Tensor")))
+
+    unread.fire("base", "change")
+
+    assert "kurtosis" in unread["tensor-detail"]
+    assert unread["tensor-histogram"] is not None
+    assert "<h3>model.norm.weight</h3>" in unread["microscope"]
+    assert told(unread, "steps")[-1] is not None
+
+
+def test_of_other_models_no_tensor_was_clicked(unread: Screen) -> None:
+    unread.fire("base", "change")
+    unread.fire("norms", "cell_select", **CLICKED)
+    assert unread["tensor-detail"]
+    unread["experts"] = unread["experts"][:1]
+
+    unread.fire("experts", "change")
+
+    assert (unread["tensor-detail"], unread["tensor-histogram"]) == ("", None)
 
 
 def test_a_reading_that_is_stopped_says_how_to_go_on(unread: Screen, before: Any) -> None:
