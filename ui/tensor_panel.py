@@ -15,8 +15,9 @@ from merging.errors import MergeError
 from merging.lens import Lens, lens
 from merging.microscope import histogram, scatter
 from merging.plan import Plan, plan
+from merging.recent import Recent
 from merging.recipe import Recipe
-from merging.spectra import spectra
+from merging.spectra import Spectra, spectra
 from merging.tracing import Pick, trace
 from ui.draft import Standing
 from ui.errors import notice
@@ -25,6 +26,8 @@ from ui.models_panel import Selection
 from ui.plot_view import PlotView
 
 CHOOSE = '<p class="caption">Click a cell of any heatmap to put its tensor under the microscope.</p>'
+
+_found = Recent[Spectra](64)  # of all visitors: singular values follow from the files, whatever the settings are
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def look(
         shown[1:3] = None, None
     yield (title + "".join(words), *shown[1:])
     try:
-        shown[3] = spectra_figure(spectra(work, name, stop), having)
+        shown[3] = spectra_figure(_spectra(selection, work, name, stop), having)
     except MergeError:
         shown[3] = None  # no matrix
     yield (title + "".join(words), *(gr.skip(),) * 2, shown[3])
@@ -109,6 +112,11 @@ def against(selection: Selection, recipe: Recipe, name: str, one: int | None, ot
         return _scatter(seen, selection.names, one, other)
     finally:
         seen.close()
+
+
+def _spectra(selection: Selection, work: Plan, name: str, stop: threading.Event) -> Spectra:
+    key = selection.key, name
+    return _found.get(key) or _found.put(key, spectra(work, name, stop))
 
 
 def _scatter(seen: Lens, names: tuple[str, ...], one: int | None, other: int | None) -> Any:

@@ -12,10 +12,13 @@ import torch
 
 from merging.errors import MergeStopped
 from merging.method import ADAPTERS, METHODS
+from merging.plan import Plan
 from merging.recipe import Recipe
+from merging.spectra import Spectra, spectra
 from tests.adapters import random_adapter
 from tests.conftest import DATA_FREE, Family, random_tensors, write_model
 from tests.ui.screens import Screen, select
+from ui import tensor_panel
 from ui.models_panel import Selection
 from ui.tensor_panel import CHOOSE, against, entries, look, pairs
 
@@ -165,6 +168,28 @@ def test_entries_are_counted_for_each_expert(family: Family) -> None:
 
     assert [line.name for line in figure.data] == ["expert-1", "expert-2"]
     assert [sum(y or 0 for y in line.y) for line in figure.data] == [24, 24]
+
+
+def test_singular_values_are_found_once_for_all_settings(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[str] = []
+
+    def counted(work: Plan, name: str, stop: threading.Event) -> Spectra:
+        found.append(name)
+        return spectra(work, name, stop)
+
+    monkeypatch.setattr(tensor_panel, "spectra", counted)
+    base, experts = family()
+    selection = select(base, experts)
+    ties, plain = (Recipe(name, base, tuple(experts)) for name in ("ties", "task_arithmetic"))
+
+    first, again = (looked(selection, recipe)[3] for recipe in (ties, plain))
+    looked(selection, ties, EMBED)
+    write_model(experts[0], random_tensors(7))
+    other = looked(select(base, experts), ties)[3]
+
+    assert found == [UP, EMBED, UP]
+    assert again == first
+    assert other != first
 
 
 def test_looking_stops_when_something_else_is_looked_at(family: Family) -> None:
