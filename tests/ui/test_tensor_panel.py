@@ -54,12 +54,30 @@ def test_the_steps_of_every_method_are_drawn(family: Family, name: str, tensor: 
     assert "entries by row and column" in head
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS | ADAPTERS if name not in DATA_FREE])
-def test_where_there_are_no_steps_a_sentence_says_why(family: Family, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_the_steps_of_methods_of_adapters_are_drawn(family: Family, tmp_path: Path, name: str) -> None:
+    base, _ = family()
+    shapes = {UP.removesuffix(".weight"): (6, 4)}
+    adapters = [random_adapter(tmp_path / f"adapter-{seed}", seed, shapes, rank=2) for seed in range(2)]
+    selection, recipe = select(base, adapters), Recipe(name, base, tuple(adapters), result="adapter")
+
+    head, steps, _, spectra = looked(selection, recipe)
+    other, nothing, *_ = looked(selection, recipe, NORM)
+
+    titles = [note.text for note in steps.layout.annotations]
+    assert titles[:2] == ["1. base", "2. task vectors"]
+    assert titles[-1] == f"{len(titles)}. merged"
+    assert {bar.name for bar in steps.data if bar.name} == {"adapter-0", "adapter-1"}
+    assert ("What is told in the common basis is of the direction" in head) == (name == "knots")
+    assert "entries by row and column" in head
+    assert spectra is not None
+    assert nothing is None
+    assert "No adapter changes <code>model.norm.weight</code>." in other
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in DATA_FREE])
+def test_where_there_are_no_steps_a_sentence_says_why(family: Family, name: str) -> None:
     base, experts = family()
-    if name in ADAPTERS:
-        shapes = {UP.removesuffix(".weight"): (6, 4)}
-        experts = [random_adapter(tmp_path / f"adapter-{seed}", seed, shapes, rank=2) for seed in range(2)]
 
     head, steps, _, spectra = looked(select(base, experts), Recipe(name, base, tuple(experts)))
 
