@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SUMS = ("cat", "svd")  # PEFT's combination types that add up what the adapters do
 MIXED = "mixed with the other adapters, without a number of its own"
 TENSORS = ("has", "base_norms", "norms", "products", "squares", "factored", "zeros")  # tables by tensor
-MORE = ("means", "kurtosis", "histogram", "energy", "read")  # which may be empty
+MORE = ("means", "kurtosis", "energy", "read")  # which may be empty
 
 
 def of_tensors(comparison: Comparison, names: Collection[str]) -> Comparison:
@@ -46,7 +46,7 @@ def of_tensors(comparison: Comparison, names: Collection[str]) -> Comparison:
         return Pairs(some(pairs.products), some(pairs.both), some(pairs.conflicts))
 
     told: dict[str, Any] = {key: some(getattr(comparison, key)) for key in (*TENSORS, *MORE)}
-    told |= {key: entries(getattr(comparison, key)) for key in ("probe", "quick", "rows", "quick_rows")}
+    told |= {key: entries(getattr(comparison, key)) for key in ("probe", "rows")}
     told |= {key: tuple(getattr(comparison, key)[row] for row in rows) for key in ("names", "shapes")}
     trimmed = {density: common(pairs) for density, pairs in comparison.trimmed.items()}
     return replace(comparison, **told, pairs=common(comparison.pairs), trimmed=trimmed)

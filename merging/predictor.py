@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from merging import counts as counting
 from merging import known, tried, wholes
-from merging.compare import QUICK, Comparison, Probe
+from merging.compare import Comparison, Probe
 from merging.crew import one_thread
 from merging.errors import MergeError
 from merging.lazy import torch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from merging.groups import Group
 
+QUICK = 1 << 19  # numbers that a setting is tried on while a slider moves, before it is known how long that takes
 KEPT = 1 << 22  # numbers of a sample that is kept for the next time
 BROKEN = "holds NaN or infinity, so the merge will be refused"
 STILL = "none of the entries looked at moved"

@@ -18,7 +18,7 @@ from merging.checkpoint import open_checkpoint
 from merging.errors import MergeError
 from merging.lens import Lens, lens
 from merging.methods.knots import BASIS
-from merging.microscope import histogram, scatter
+from merging.microscope import scatter
 from merging.plan import Plan, plan
 from merging.recent import Recent
 from merging.recipe import Recipe
@@ -26,7 +26,7 @@ from merging.spectra import Spectra, spectra
 from merging.tracing import Trace, trace
 from ui.draft import Standing
 from ui.errors import notice
-from ui.figures.tensor import histogram_figure, scatter_figure, spectra_figure, steps_figure
+from ui.figures.tensor import scatter_figure, spectra_figure, steps_figure
 from ui.models_panel import Selection
 from ui.plot_view import PlotView
 
@@ -143,17 +143,6 @@ def _scatter(seen: Lens, names: tuple[str, ...], one: int | None, other: int | N
     if one is None or other is None or not {one, other} <= {*seen.work.merged[seen.name]}:
         return None
     return scatter_figure(replace(scatter(seen, one, other), experts=(names[one], names[other])))
-
-
-def entries(selection: Selection, name: str) -> Any:
-    """How the entries of a tensor are spread; none where it is not merged, or not finite."""
-    work = _plan(selection)
-    if name not in work.merged:
-        return None
-    try:
-        return histogram_figure(histogram(work, name), tuple(selection.names[index] for index in work.merged[name]))
-    except MergeError:
-        return None
 
 
 def _plan(selection: Selection) -> Plan:

@@ -15,6 +15,7 @@ from merging import METHODS, MergeError, Recipe, merge, pace, predictor, tried, 
 from merging.checkpoint import Checkpoint, open_checkpoint
 from merging.compare import Comparison, compare
 from merging.groups import Group
+from merging.places import place
 from merging.predictions import Prediction, difference
 from merging.predictor import Predictor, predict
 from tests.conftest import write_model
@@ -321,7 +322,7 @@ def test_layers_and_the_whole_model_are_their_tensors_together(models: list[Path
     some = recipe("ties", models, {"density": 0.5})
     _, found, steps = both(some, tmp_path / "out")
 
-    layers, modules, model = found.by_layer(), found.by_module(), found.total()
+    layers, modules, model = found.by_layer(), found.grouped(lambda name: place(name).module), found.total()
 
     assert layers.names == ("0", "1", "2")
     assert modules.names == ("embed", "q", "up", "attn norm", "final norm")
@@ -332,7 +333,8 @@ def test_layers_and_the_whole_model_are_their_tensors_together(models: list[Path
     assert float(model.norms[0]) == pytest.approx(float(everything.norm()), rel=1e-4)
     assert float(model.decided[0, 0]) == pytest.approx(float((everything == 0).double().mean()))
     moved = torch.cat([tau.flatten() for name in steps for tau in taus(some, name)]) != 0
-    assert float(model.kept_of_all) == pytest.approx(float((found.kept * found.moved).nansum()) / int(moved.sum()))
+    entered = float((model.kept * model.moved).sum() / model.moved.sum())
+    assert entered == pytest.approx(float((found.kept * found.moved).nansum()) / int(moved.sum()))
     assert not model.weights.isnan().any()
 
 

@@ -20,7 +20,8 @@ from tests.conftest import DATA_FREE, Family, random_tensors, write_model
 from tests.ui.screens import Screen, select
 from ui import tensor_panel
 from ui.models_panel import Selection
-from ui.tensor_panel import CHOOSE, against, entries, look, pairs
+from ui.tensor_panel import CHOOSE, against, look, pairs
+from ui.views import show_tensor
 
 UP = "model.layers.1.mlp.up_proj.weight"
 NORM = "model.norm.weight"
@@ -148,7 +149,7 @@ def test_nan_is_said_and_leaves_nothing_drawn(family: Family) -> None:
     head, steps, scatter, spectra = looked(selection, Recipe("ties", base, tuple(experts)))
 
     assert "NaN or infinity" in head
-    assert (steps, scatter, spectra, entries(selection, UP)) == (None, None, None, None)
+    assert (steps, scatter, spectra, show_tensor(selection, UP)[1]) == (None, None, None, None)
 
 
 def test_a_name_that_is_no_tensor_of_the_models_is_not_looked_for(family: Family) -> None:
@@ -157,7 +158,7 @@ def test_a_name_that_is_no_tensor_of_the_models_is_not_looked_for(family: Family
 
     assert looked(selection, recipe, "../../etc/passwd") == [CHOOSE, None, None, None]
     assert against(selection, recipe, "<b>", 0, 1) is None
-    assert entries(selection, "<b>") is None
+    assert show_tensor(selection, "<b>") == ("", None)
 
 
 def test_another_pair_is_set_against_each_other(family: Family) -> None:
@@ -179,13 +180,6 @@ def test_the_pairs_are_the_experts_by_name(family: Family) -> None:
     assert [value for _, value in one.choices] == [0, 1, 2]
     assert (one.value, other.value) == (0, 1)
     assert (none.value, nobody.value) == (None, None)
-
-
-def test_entries_are_counted_for_each_expert(family: Family) -> None:
-    figure = entries(select(*family()), UP)
-
-    assert [line.name for line in figure.data] == ["expert-1", "expert-2"]
-    assert [sum(y or 0 for y in line.y) for line in figure.data] == [24, 24]
 
 
 def test_singular_values_are_found_once_for_all_settings(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,6 @@ def same(one: Comparison, other: Comparison) -> bool:
         "zeros",
         "means",
         "kurtosis",
-        "histogram",
         "energy",
         "energies",
         "cosines",
