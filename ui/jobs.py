@@ -42,6 +42,13 @@ def stop(visitor: str, kind: str) -> None:
         event.set()
 
 
+def leave(visitor: str) -> None:
+    """The visitor is gone: all of his work is to stop, also what has not begun."""
+    for key in [key for key in list(STOPS) if key[0] == visitor]:
+        if event := STOPS.pop(key, None):
+            event.set()
+
+
 class AllOf(threading.Event):
     """Is set when every one of some events is."""
 

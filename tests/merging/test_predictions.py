@@ -318,6 +318,21 @@ def test_more_entries_are_looked_at_where_there_is_time_and_fewer_where_not(
     assert len(set(settled)) == 1
 
 
+def test_surveys_of_tensors_are_kept_for_some_settings_and_no_more(
+    models: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "SURVEYS", 2)
+    comparison = compared(models)
+    worker, many = Predictor(comparison), ("from", "metagpt", "model_stock", "karcher")
+    some = [recipe(name, models, {"scope": "tensor"} if "scope" in METHODS[name].params else {}) for name in many]
+
+    again = [worker.predict(one.settings()) for one in (*some, *some)]
+
+    assert 0 < len(worker._surveys) <= 2 * len(comparison.names)
+    for one, found in zip((*some, *some), again, strict=True):
+        assert torch.equal(found.norms, predict(one.settings(), comparison).norms)
+
+
 def test_layers_and_the_whole_model_are_their_tensors_together(models: list[Path], tmp_path: Path) -> None:
     some = recipe("ties", models, {"density": 0.5})
     _, found, steps = both(some, tmp_path / "out")
