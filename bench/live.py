@@ -76,7 +76,7 @@ def synthetic(layers: int) -> Comparison:
         shapes=tuple(known.values()), has=torch.ones(count, EXPERTS, dtype=torch.bool), base_norms=sums[:, 0, 0].sqrt(),
         norms=norms, products=sums, squares=torch.stack([squares, squares, torch.zeros_like(squares)], 2),
         factored=torch.zeros(count, dtype=torch.bool), obstacles={}, zeros=torch.full((count, EXPERTS), 0.3),
-        still=torch.full((EXPERTS,), 0.3), cosines=torch.eye(EXPERTS), probe=probe, quick=probe,
+        still=torch.full((EXPERTS,), 0.3), cosines=torch.eye(EXPERTS), probe=probe,
     )  # fmt: skip
 
 
@@ -179,7 +179,7 @@ def fewer(comparison: Comparison, experts: int) -> Comparison:
         comparison, experts=comparison.experts[some], has=comparison.has[:, some], norms=comparison.norms[:, some],
         products=comparison.products[:, : 1 + experts, : 1 + experts], squares=comparison.squares[:, some],
         zeros=comparison.zeros[:, some], still=comparison.still[some], cosines=comparison.cosines[some, some],
-        probe=probe, quick=probe,
+        probe=probe,
     )  # fmt: skip
 
 

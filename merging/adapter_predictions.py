@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 SUMS = ("cat", "svd")  # PEFT's combination types that add up what the adapters do
 MIXED = "mixed with the other adapters, without a number of its own"
 TENSORS = ("has", "base_norms", "norms", "products", "squares", "factored", "zeros")  # tables by tensor
-MORE = ("means", "kurtosis", "histogram", "energy", "read")  # which may be empty
+MORE = ("means", "kurtosis", "energy", "read")  # which may be empty
 
 
 def of_tensors(comparison: Comparison, names: Collection[str]) -> Comparison:
@@ -46,7 +46,7 @@ def of_tensors(comparison: Comparison, names: Collection[str]) -> Comparison:
         return Pairs(some(pairs.products), some(pairs.both), some(pairs.conflicts))
 
     told: dict[str, Any] = {key: some(getattr(comparison, key)) for key in (*TENSORS, *MORE)}
-    told |= {key: entries(getattr(comparison, key)) for key in ("probe", "quick", "rows", "quick_rows")}
+    told |= {key: entries(getattr(comparison, key)) for key in ("probe", "rows")}
     told |= {key: tuple(getattr(comparison, key)[row] for row in rows) for key in ("names", "shapes")}
     trimmed = {density: common(pairs) for density, pairs in comparison.trimmed.items()}
     return replace(comparison, **told, pairs=common(comparison.pairs), trimmed=trimmed)
@@ -61,11 +61,7 @@ def predict_adapter(predictor: Predictor, settings: Settings, quick: bool = Fals
     method = settings.method
     if not method.ranks:
         return predictor.predict(settings, quick)
-    plain = METHODS["task_arithmetic"]
-    rules: dict[str, tuple[Rules, ...]] = {name: _constant(param.default) for name, param in plain.params.items()}
-    rules["scaling"] = _constant(1.0)
-    rules |= {name: given for name, given in settings.rules.items() if name in rules}
-    found = predictor.predict(replace(settings, method=plain, rules=rules), quick)
+    found = predictor.predict(as_sum(settings), quick)
     if _adds(settings.fixed, len(settings.experts)):
         return replace(found, label=method.title)
     mixed = predictor.comparison.factored
@@ -78,6 +74,15 @@ def predict_adapter(predictor: Predictor, settings: Settings, quick: bool = Fals
         norms=found.norms.masked_fill(mixed, torch.nan),
         why={**found.why, **dict.fromkeys(mixed.nonzero().flatten().tolist(), MIXED)},
     )
+
+
+def as_sum(settings: Settings) -> Settings:
+    """The settings by which what was trained in full is added up, which every method of adapters alone does."""
+    plain = METHODS["task_arithmetic"]
+    rules: dict[str, tuple[Rules, ...]] = {name: _constant(param.default) for name, param in plain.params.items()}
+    rules["scaling"] = _constant(1.0)
+    rules |= {name: given for name, given in settings.rules.items() if name in rules}
+    return replace(settings, method=plain, rules=rules)
 
 
 def _constant(value: Any) -> tuple[Rules, ...]:

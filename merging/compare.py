@@ -16,7 +16,6 @@ from merging.statistics.survey import Survey
 from merging.statistics.tables import comparison, empty
 
 PROBE = 1 << 24  # numbers kept in memory to try settings on; a model with no more is kept whole
-QUICK = 1 << 19  # numbers that a setting is tried on while a slider moves
 
 
 def compare(
@@ -36,18 +35,17 @@ def compare(
     """
     work = plan(base, experts)
     models = 1 + len(experts)
-    quick = QUICK // models
     found = empty(work, PROBE // models)
     key = cache.key([base, *experts], PROBE) if cached else ""
     if cached and cache.fill(found, key):
-        return comparison(found, quick)
+        return comparison(found)
     with crew(workers or os.cpu_count() or 1, stop) as team:
         Survey(
             found,
             team,
             on_step or (lambda *_: None),
-            (lambda: on_part(comparison(found, quick))) if on_part else (lambda: None),
+            (lambda: on_part(comparison(found))) if on_part else (lambda: None),
         ).both()
     if cached and cache.key([base, *experts], PROBE) == key:  # nothing was changed meanwhile
         cache.keep(found, key)
-    return comparison(found, quick)
+    return comparison(found)

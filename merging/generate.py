@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from merging.adapter import open_base, open_expert
 from merging.errors import MergeError
@@ -55,44 +55,68 @@ class Answer:
     error: str = ""
 
 
+class Asked(NamedTuple):
+    """A model that is wanted on the shelf, and how it gets there."""
+
+    key: tuple[Any, ...]
+    name: str
+    size: int
+    made: Callable[[], Loaded]
+
+
 @dataclass
 class Shelf:
     """Models in memory, shared by all visitors: the least recently used goes first when room is needed."""
 
     models: OrderedDict[tuple[Any, ...], Loaded] = field(default_factory=OrderedDict)
-    lock: threading.Lock = field(default_factory=threading.Lock)
+    lock: threading.RLock = field(default_factory=threading.RLock)  # held for a moment, to look or to put
+    loading: threading.Lock = field(default_factory=threading.Lock)  # whose turn it is
 
     def take(self, model: Path | Unwritten, base: Path) -> Loaded:
-        """The model at that path, or a merge; `base` gives config and tokenizer where it has none of its own."""
-        with self.lock:
-            return self._model(model, base) if isinstance(model, Path) else self._merge(model)
+        """The model at that path, or a merge; `base` gives config and tokenizer where it has none of its own.
 
-    def _model(self, path: Path, base: Path) -> Loaded:
+        One is loaded at a time, since transformers sets the default dtype of all threads meanwhile. Who wants a model
+        that is here does not wait for that.
+        """
+        key, name, size, made = self._model(model, base) if isinstance(model, Path) else self._merge(model)
+        if found := self._found(key):
+            return found
+        with self.loading:
+            if found := self._found(key):  # somebody else was before us
+                return found
+            with self.lock:
+                self._make_room(key, size, name)
+            loaded = made()
+            with self.lock:
+                self.models[key] = loaded
+            return loaded
+
+    def _found(self, key: tuple[Any, ...]) -> Loaded | None:
+        with self.lock:
+            if key in self.models:
+                self.models.move_to_end(key)
+            return self.models.get(key)
+
+    def _model(self, path: Path, base: Path) -> Asked:
         ground = open_base(base)
         checkpoint = open_expert(path, ground)
         size = memory_of(checkpoint)
         key = (str(path), checkpoint.stamp, ground.stamp)
-        return self._kept(key, checkpoint.name, size, lambda: load(checkpoint, ground, size))
+        return Asked(key, checkpoint.name, size, lambda: load(checkpoint, ground, size))
 
-    def _merge(self, merge: Unwritten) -> Loaded:
-        """One merge at a time is here: whoever changes settings and asks again has no use for the last one."""
-        key, size = (MERGE, merge.key), memory_of(merge)
-        for other in [other for other in self.models if other[0] == MERGE and other != key]:
-            del self.models[other]
-        return self._kept(key, merge.name, size, lambda: load_unwritten(merge, size))
-
-    def _kept(self, key: tuple[Any, ...], name: str, size: int, made: Callable[[], Loaded]) -> Loaded:
-        if key not in self.models:
-            self._make_room(size, name)
-            self.models[key] = made()
-        self.models.move_to_end(key)
-        return self.models[key]
+    def _merge(self, merge: Unwritten) -> Asked:
+        size = memory_of(merge)
+        return Asked((MERGE, merge.key), merge.name, size, lambda: load_unwritten(merge, size))
 
     def room(self) -> float:
         """Bytes that models may fill, those that are here included."""
-        return LIMIT * (free_memory() + sum(loaded.bytes for loaded in self.models.values()))
+        with self.lock:
+            return LIMIT * (free_memory() + sum(loaded.bytes for loaded in self.models.values()))
 
-    def _make_room(self, size: int, name: str) -> None:
+    def _make_room(self, key: tuple[Any, ...], size: int, name: str) -> None:
+        """One merge at a time is here: whoever changes settings and asks again has no use for the last one."""
+        for other in [other for other in self.models if other[0] == key[0] == MERGE]:
+            del self.models[other]
         room = self.room()
         while self.models and sum(loaded.bytes for loaded in self.models.values()) + size > room:
             self.models.popitem(last=False)

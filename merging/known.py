@@ -11,6 +11,7 @@ from merging.gram import Gram, products
 from merging.groups import Group, Groups
 from merging.lazy import torch
 from merging.method import ASKED, FactorCoefficients, Method, TaskCoefficients, Whole, accepted
+from merging.recent import Recent
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,7 +34,7 @@ def coefficients(
     depth: Sequence[float],
     based: bool,
     comparison: Comparison,
-    surveys: dict[Any, Any],
+    surveys: Recent[Any],
 ) -> Coefficients:
     """The coefficients of every tensor that has values; those without any are not merged.
 
@@ -82,7 +83,7 @@ class _Alike:
     """The tensors that the same experts have, of which a method is asked as seldom as it can be."""
 
     def __init__(
-        self, method: Method, based: bool, comparison: Comparison, which: tuple[int, ...], surveys: dict[Any, Any]
+        self, method: Method, based: bool, comparison: Comparison, which: tuple[int, ...], surveys: Recent[Any]
     ) -> None:
         self.method, self.based, self.comparison, self.which, self.surveys = method, based, comparison, which, surveys
         places = torch.tensor([0, *(1 + index for index in which)])
@@ -130,11 +131,14 @@ class _Alike:
         """What the survey says of each of these tensors on its own."""
         assert self.method.survey
         told = self.method.name, self.based, str(accepted(self.method.survey, values))
+        found = list[Any]()
         for index in some:
-            if (told, index) not in self.surveys:
+            kept = self.surveys.get((told, index))
+            if kept is None:
                 known = _Known(self.models[index], self.squares[index], self.based)
-                self.surveys[told, index] = self.method.look(known, values)
-        return [self.surveys[told, index] for index in some]
+                kept = self.surveys.put((told, index), self.method.look(known, values))
+            found.append(kept)
+        return found
 
     def _turn(self, index: int, depth: float) -> None:
         """Make the group, which has no entries, that of another tensor."""

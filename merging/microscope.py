@@ -1,12 +1,9 @@
-"""One tensor seen close: how far its entries moved, and who keeps which.
-
-What is looked at is bounded: of a large tensor, runs of entries spread evenly over it stand for all.
-"""
+"""One tensor seen close: two experts' entries, and who keeps which. Of a large tensor, some stand for all."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from merging.errors import MergeError
 from merging.header import Entry
@@ -19,22 +16,8 @@ from merging.sampled import read_runs, spread
 if TYPE_CHECKING:
     from torch import Tensor
 
-LOOKED, RUN = 1 << 20, 256  # entries that histograms are of, and how many of these lie side by side
-POINTS, NEAR = 2000, 16  # the same of scatters
-DECADES = 6  # of magnitude, between the largest entry and what a logarithmic histogram calls nothing
+POINTS, NEAR = 2000, 16  # entries that scatters are of, and how many of these lie side by side
 MARKS = ("none", "first", "second", "both")  # who keeps an entry, by what `Scatter.kept` says
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """How far the entries of a tensor moved, for each expert that has it."""
-
-    experts: tuple[str, ...]
-    edges: Tensor  # (bins + 1), ascending, the same for all experts; symmetric about 0, with 0 in the middle bin
-    counts: Tensor  # (experts, bins)
-    zeros: Tensor  # (experts): entries that did not move at all, which the middle bin counts too
-    looked: int  # entries of each expert that were looked at
-    size: int  # and that there are
 
 
 @dataclass(frozen=True)
@@ -46,27 +29,6 @@ class Scatter:
     places: Tensor  # (points), in the tensor laid flat
     tau: Tensor  # (2, points)
     kept: Tensor | None  # (points), into MARKS: who puts the entry into the merge; None where it is no one's alone
-
-
-def histogram(work: Plan, name: str, bins: int = 61, scale: Literal["log", "linear"] = "log") -> Histogram:
-    """Count the entries of each expert's task vector by size and sign, in an odd number of bins.
-
-    On a logarithmic scale all bins on one side of 0 span the same factor, six decades in all; what is smaller is in
-    the middle bin. MergeError where a number is not finite.
-    """
-    size = merged_entry(work, name).size
-    _, rows = read_runs(work, name, spread(size, LOOKED, RUN))
-    tau = finite(rows[1:] - rows[0], name)
-    largest = float(tau.abs().max()) or 1.0
-    side = bins // 2
-    if scale == "log":
-        positive = largest * torch.logspace(-DECADES, 0, side + 1, dtype=torch.float64)
-    else:
-        positive = largest * (2 * torch.arange(side + 1, dtype=torch.float64) + 1) / (2 * side + 1)
-    edges = torch.cat([-positive.flip(0), positive])
-    inner = edges[1:-1].contiguous()  # what is at an end is in the last bin
-    counts = torch.stack([torch.bincount(torch.bucketize(row.double(), inner), minlength=2 * side + 1) for row in tau])
-    return Histogram(names_of(work, name), edges, counts, (tau == 0).sum(1), tau.shape[1], size)
 
 
 def scatter(seen: Lens, one: int, other: int, most: int = POINTS) -> Scatter:

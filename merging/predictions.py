@@ -53,11 +53,6 @@ class Prediction:
         return _share(self.norms, _share(self.expert_norms.sum(1), (self.expert_norms > 0).sum(1)))
 
     @property
-    def kept_of_all(self) -> Tensor:
-        """Share of the entries moved by any expert, counted for each expert, that enter, (names)."""
-        return _mean(self.kept, self.moved, 1)
-
-    @property
     def tables(self) -> dict[str, Tensor]:
         """All tables by name, each (names, columns)."""
         found = {name: getattr(self, name) for name in TABLES}
@@ -70,10 +65,6 @@ class Prediction:
     def by_layer(self) -> Prediction:
         """The same for each layer, over all its modules; what is in no layer is left out."""
         return self.grouped(lambda name: place(name).row)
-
-    def by_module(self) -> Prediction:
-        """The same for each kind of module, over all layers."""
-        return self.grouped(lambda name: place(name).module)
 
     def total(self) -> Prediction:
         """The same for the whole model."""

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from merging import counts as counting
 from merging import known, tried, wholes
-from merging.compare import QUICK, Comparison, Probe
+from merging.compare import Comparison, Probe
 from merging.crew import breathe, one_thread
 from merging.errors import MergeError
 from merging.lazy import torch
 from merging.pace import Pace
 from merging.passes import of_those
 from merging.predictions import TABLES, Prediction
+from merging.recent import Recent
 from merging.samples import Sample, Stack, thinned
 from merging.settings import Settings, depths
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
     from merging.groups import Group
 
+QUICK = 1 << 19  # numbers that a setting is tried on while a slider moves, before it is known how long that takes
+SURVEYS = 8  # settings by which tensors were surveyed, each for itself, of which that is kept
 KEPT = 1 << 22  # numbers of a sample that is kept for the next time
 COUNTED = 256  # counts that are kept: of each choice of experts, for a moving slider and for one at rest
 BROKEN = "holds NaN or infinity, so the merge will be refused"
@@ -42,7 +45,7 @@ class Predictor:
         self.pace = Pace(self.soonest, self.at_hand)
         self._samples: dict[tuple[int, bool], Sample] = {}
         self._counts: dict[Any, tuple[counting.Counts, float]] = {}  # by how many entries, and which experts enter
-        self._surveys: dict[Any, Any] = {}
+        self._surveys = Recent[Any](SURVEYS * len(comparison.names))
         self._depths = depths(comparison.names), depths(comparison.names, lone=0.0)
 
     def predict(self, settings: Settings, quick: bool = False) -> Prediction:

@@ -55,10 +55,12 @@ class Listener:
 
     def __init__(self, entries: Tensor, experts: int) -> None:
         self.entries, self.experts = entries, experts  # places in what is told, laid flat
+        self.where = ""  # what the labels end with, where that is told of other entries in the place of these
         self.told: dict[str, Told] = {}
 
     def hear(self, label: str, values: Any, per: Per, expert: int | None) -> None:
         """Keep some of a step; of one expert it is put beside those of the others, which are 0 until they are told."""
+        label += self.where
         numbers = torch.as_tensor(values).detach()
         kept = self._picked(numbers, per).to("cpu", torch.float64) + 0.0  # a copy, without negative zeros
         if expert is None:
@@ -87,10 +89,28 @@ def _at(values: Tensor, entries: Tensor, first: int) -> Tensor:
 
 
 @contextmanager
-def listening(listener: Listener) -> Iterator[None]:
-    """Within, the steps of this thread's work are told to the listener."""
+def listening(listener: Listener | None) -> Iterator[None]:
+    """Within, the steps of this thread's work are told to the listener, or to nobody."""
     token = _listener.set(listener)
     try:
         yield
     finally:
         _listener.reset(token)
+
+
+@contextmanager
+def elsewhere(places: Callable[[Tensor], Tensor], where: str) -> Iterator[bool]:
+    """Within, what is told has other entries: each that is listened to has one of them in its place, as `places` says.
+
+    Gives whether anybody listens; labels end with `where`.
+    """
+    listener = _listener.get()
+    if not listener:
+        yield False
+        return
+    before = listener.entries
+    listener.entries, listener.where = places(before), where
+    try:
+        yield True
+    finally:
+        listener.entries, listener.where = before, ""

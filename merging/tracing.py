@@ -60,19 +60,24 @@ def trace(
     memory; of others no more is read than these entries, or their rows. MergeError where an entry is not there, memory
     does not suffice or a number is not finite.
     """
-    picks = telling(seen.work, seen.name) if entries is None else [_asked(seen, place) for place in entries]
+    picks = picked(seen.work, seen.name, entries)
     if not picks:
         return Trace(seen.name, seen.shape, seen.experts, (), (), seen.estimated)
     steps = _of_whole(seen, picks, memory, stop) if seen.whole else _of_runs(seen, picks)
     if not all(told.values.isfinite().all() for told in (steps[0], steps[-1])):
-        raise _broken(seen.name)
+        raise broken(seen.name)
     return Trace(seen.name, seen.shape, seen.experts, tuple(picks), tuple(steps), seen.estimated)
 
 
-def _asked(seen: Lens, place: int) -> Pick:
-    if not 0 <= place < seen.size:
-        raise MergeError(f"`{seen.name}` has {seen.size:,} entries, and none at {place}. Choose one from 0 on.")
-    return Pick(place, index_of(seen.shape, place), "asked")
+def picked(work: Plan, name: str, places: Sequence[int] | None) -> list[Pick]:
+    """The entries at these places, or telling ones; MergeError where one is not there."""
+    if places is None:
+        return telling(work, name)
+    entry = work.base.entries[name]
+    for place in places:
+        if not 0 <= place < entry.size:
+            raise MergeError(f"`{name}` has {entry.size:,} entries, and none at {place}. Choose one from 0 on.")
+    return [Pick(place, index_of(entry.shape, place), "asked") for place in places]
 
 
 def index_of(shape: tuple[int, ...], place: int) -> tuple[int, ...]:
@@ -80,7 +85,8 @@ def index_of(shape: tuple[int, ...], place: int) -> tuple[int, ...]:
     return tuple(int(number) for number in np.unravel_index(place, shape)) if shape else ()
 
 
-def _broken(name: str) -> MergeError:
+def broken(name: str) -> MergeError:
+    """What is to be said where a number is not finite."""
     return MergeError(f"`{name}` holds NaN or infinity, or its merge would. Choose another tensor, or another model.")
 
 
@@ -144,7 +150,7 @@ def _of_whole(seen: Lens, picks: list[Pick], memory: int, stop: threading.Event 
         try:
             Crew(1, stop).run(merge, [outcome])
         except NotFiniteError:
-            raise _broken(seen.name) from None
+            raise broken(seen.name) from None
     return list(listener.told.values())
 
 
@@ -156,7 +162,7 @@ def telling(work: Plan, name: str) -> list[Pick]:
     entry = work.base.entries[name]
     places, rows = read_runs(work, name, spread(entry.size, LOOKED, RUN))
     if not rows.isfinite().all():
-        raise _broken(name)
+        raise broken(name)
     picks, free = list[Pick](), torch.ones(len(places), dtype=torch.bool)
     for why, ranks in _ranked(rows[1:] - rows[0]).items():
         order = ranks.where(free, -torch.inf).sort(descending=True, stable=True)

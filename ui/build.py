@@ -20,6 +20,7 @@ from ui.see_panel import see_panel
 from ui.views import Look
 from ui.visit import Visit
 from ui.wires import edits, forecast, history, hub, lessons, merge, microscope, models, publish, recipes, sample, see
+from ui.wires.ends import on_leave
 
 
 def build(folder: Path | None = None) -> gr.Blocks:
@@ -68,6 +69,7 @@ def _wire(page: Page, roots: dict[str, Path], walks: LessonsPanel, opener: gr.Bu
     lessons.wire(page, filling, walks, opener)
     merge.wire(page)
     sample.wire(page)
+    page.demo.unload(on_leave)
 
 
 def _header() -> gr.Button:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from merging.adapter import open_base, open_expert
@@ -12,15 +12,17 @@ from merging.adapter_predictions import of_tensors, predict_adapter
 from merging.compare import Comparison, compare
 from merging.predictions import Prediction
 from merging.predictor import Predictor
+from merging.recent import Recent
 from merging.recipe import Recipe
-from ui.jobs import Job, announce, running, stoppable
+from ui.jobs import AllOf, Joint, announce, running, stoppable
 from ui.models_panel import Selection
 
 FAR = "The weights of these models are on the Hub. Download them in step 1 to see what the experts changed."
 UNREAD = "These models are not read. Press “Read them” in step 2."
 KEEP = 8  # comparisons in memory, shared by all visitors: they follow from the files alone
 
-_known: OrderedDict[Any, dict[str, Predictor]] = OrderedDict()  # by what a merge makes: `model` or `adapter`
+_known = Recent[dict[str, Predictor]](KEEP)  # by what a merge makes: `model` or `adapter`
+_readings = dict[Any, Joint]()  # of models that are being read
 _lock = threading.Lock()
 
 
@@ -32,10 +34,9 @@ def known_predictor(selection: Selection, makes: str = "model") -> Predictor | N
     if not selection.ready or (makes == "adapter" and selection.hurdle):
         return None
     with _lock:
-        if selection.key not in _known:
+        made = _known.get(selection.key)
+        if made is None:
             return None
-        _known.move_to_end(selection.key)
-        made = _known[selection.key]
         if makes not in made:
             made[makes] = Predictor(of_tensors(made["model"].comparison, {*selection.adapted}))
         return made[makes]
@@ -65,21 +66,39 @@ def make_comparison(selection: Selection, visitor: str) -> Iterator[tuple[str, C
     with stoppable(visitor, "compare") as stop:
         if known_comparison(selection):
             return
+        reading, last = _joined(selection, stop), None
+        for share, part in reading.steps(stop):
+            yield f"Reading the weights: {share:.0%}", None if part is last else part
+            last = part
+        reading.job.result()
+
+
+def _joined(selection: Selection, stop: threading.Event) -> Joint:
+    """The reading of these models, which somebody else may have begun; it goes on until all have stopped it."""
+    with _lock:
+        found = _readings.get(selection.key)
+        if not found or found.stop.is_set():
+            found = _readings[selection.key] = Joint(lambda tell, stop: _read(selection, tell, stop))
+        found.stop.events.append(stop)
+        return found
+
+
+def _read(selection: Selection, tell: Callable[[tuple[float, Comparison | None]], None], stop: AllOf) -> None:
+    """Compare the models for all who wait for them."""
+    newest: deque[Comparison | None] = deque([None], maxlen=1)
+
+    def on_step(done: int, total: int) -> None:
+        tell((done / total, newest[-1]))
+
+    try:
         base = open_base(selection.base)
         experts = [open_expert(path, base) for path in selection.fitting]
-        parts: list[Comparison] = []  # the newest last; the job tells only the newest of what it reports
-        job = Job(
-            lambda tell: compare(
-                base, experts, lambda done, total: tell(done / total), stop, on_part=parts.append, cached=True
-            )
-        )
-        for share in job:
-            yield f"Reading the weights: {share:.0%}", parts.pop() if parts else None
-            parts.clear()
+        found = compare(base, experts, on_step, stop, on_part=newest.append, cached=True)
+        _known.put(selection.key, {"model": Predictor(found)})
+    finally:
         with _lock:
-            _known[selection.key] = {"model": Predictor(job.result())}
-            while len(_known) > KEEP:
-                _known.popitem(last=False)
+            if selection.key in _readings and _readings[selection.key].stop is stop:
+                del _readings[selection.key]
 
 
 def unseen(selection: Selection, visitor: str) -> str:

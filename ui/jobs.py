@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from merging.errors import MergeStopped
+
 STOPS: dict[tuple[str, str], threading.Event] = {}  # by visitor and kind of work
 
 
@@ -38,6 +40,24 @@ def stop(visitor: str, kind: str) -> None:
     """Ask the visitor's work of this kind to stop."""
     if event := STOPS.get((visitor, kind)):
         event.set()
+
+
+def leave(visitor: str) -> None:
+    """The visitor is gone: all of his work is to stop, also what has not begun."""
+    for key in [key for key in list(STOPS) if key[0] == visitor]:
+        if event := STOPS.pop(key, None):
+            event.set()
+
+
+class AllOf(threading.Event):
+    """Is set when every one of some events is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[threading.Event] = []
+
+    def is_set(self) -> bool:
+        return bool(self.events) and all(event.is_set() for event in self.events)
 
 
 class Job:
@@ -74,3 +94,44 @@ class Job:
         if self.error:
             raise self.error
         return self.value
+
+
+class Joint:
+    """A job that several wait for: it is to stop when all of them are, and each goes over what it reports."""
+
+    def __init__(self, work: Callable[[Callable[[Any], None], AllOf], Any]) -> None:
+        self.stop = AllOf()
+        self.news = threading.Condition()
+        self.told: Any = None
+        self.count, self.over = 0, False
+        self.job = Job(lambda _: self._run(work))
+
+    def _run(self, work: Callable[[Callable[[Any], None], AllOf], Any]) -> Any:
+        try:
+            return work(self._tell, self.stop)
+        finally:
+            with self.news:
+                self.over = True
+                self.news.notify_all()
+
+    def _tell(self, told: Any) -> None:
+        with self.news:
+            self.told, self.count = told, self.count + 1
+            self.news.notify_all()
+
+    def steps(self, stop: threading.Event) -> Iterator[Any]:
+        """What the job reports from now on, for one of those whose `stop` it heeds; MergeStopped when that is set."""
+        seen = 0
+        while True:
+            with self.news:
+                if self.count == seen and not self.over:
+                    self.news.wait(self.job.every)
+                told, fresh, seen = self.told, self.count > seen, self.count
+                ended = self.over and not fresh
+            if ended:
+                return
+            if stop.is_set():
+                raise MergeStopped("Stopped.")
+            if fresh:
+                yield told
+                self.job.thread.join(self.job.every)

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import html
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
 from merging.adapter import open_base, open_expert
+from merging.adapter_tracing import trace_adapters
+from merging.changes import changes
+from merging.checkpoint import open_checkpoint
 from merging.errors import MergeError
 from merging.lens import Lens, lens
-from merging.microscope import histogram, scatter
+from merging.methods.knots import BASIS
+from merging.microscope import scatter
 from merging.plan import Plan, plan
+from merging.recent import Recent
 from merging.recipe import Recipe
-from merging.spectra import spectra
-from merging.tracing import Pick, trace
+from merging.spectra import Spectra, spectra
+from merging.tracing import Trace, trace
 from ui.draft import Standing
 from ui.errors import notice
-from ui.figures.tensor import histogram_figure, scatter_figure, spectra_figure, steps_figure
+from ui.figures.tensor import scatter_figure, spectra_figure, steps_figure
 from ui.models_panel import Selection
 from ui.plot_view import PlotView
 
 CHOOSE = '<p class="caption">Click a cell of any heatmap to put its tensor under the microscope.</p>'
+
+_found = Recent[Spectra](64)  # of all visitors: singular values follow from the files, whatever the settings are
 
 
 @dataclass(frozen=True)
@@ -75,25 +83,42 @@ def look(
     title = _title(work, name)
     shown: list[Any] = [title, gr.skip(), gr.skip(), gr.skip()]
     yield (title + notice("Looking …", "info"), *shown[1:])
-    words = []
+    told = ""
     try:
-        seen = lens(work, recipe.settings(), name, stop)
-        try:
-            found = trace(seen, stop=stop)
-            shown[1] = steps_figure(found, having) if found.steps else None
-            words.append(_estimated(found.estimated, found.picks))
-            shown[2] = _scatter(seen, selection.names, one, other)
-        finally:
-            seen.close()
+        if recipe.settings().method.ranks:
+            found, shown[2] = _of_adapters(selection, recipe, name, stop), None
+        else:
+            found, shown[2] = _of_models(selection, work, recipe, name, (one, other), stop)
+        shown[1] = steps_figure(found, having) if found.steps else None
+        told = _caption(found)
     except MergeError as error:
-        words.append(notice(str(error), "info"))
+        told = notice(str(error), "info")
         shown[1:3] = None, None
-    yield (title + "".join(words), *shown[1:])
+    yield (title + told, *shown[1:])
     try:
-        shown[3] = spectra_figure(spectra(work, name, stop), having)
+        shown[3] = spectra_figure(_spectra(selection, work, name, stop), having)
     except MergeError:
         shown[3] = None  # no matrix
-    yield (title + "".join(words), *(gr.skip(),) * 2, shown[3])
+    yield (title + told, *(gr.skip(),) * 2, shown[3])
+
+
+def _of_models(
+    selection: Selection,
+    work: Plan,
+    recipe: Recipe,
+    name: str,
+    pair: tuple[int | None, int | None],
+    stop: threading.Event,
+) -> tuple[Trace, Any]:
+    """The steps of a method that merges models, and a pair of experts entry by entry."""
+    with closing(lens(work, recipe.settings(), name, stop)) as seen:
+        return trace(seen, stop=stop), _scatter(seen, selection.names, *pair)
+
+
+def _of_adapters(selection: Selection, recipe: Recipe, name: str, stop: threading.Event) -> Trace:
+    """The steps of a method that makes one adapter of several."""
+    found = changes([open_checkpoint(path) for path in selection.fitting], open_base(selection.base), alone=True)
+    return trace_adapters(found, recipe.settings(), recipe.rank, name, stop=stop)
 
 
 def against(selection: Selection, recipe: Recipe, name: str, one: int | None, other: int | None) -> Any:
@@ -102,13 +127,15 @@ def against(selection: Selection, recipe: Recipe, name: str, one: int | None, ot
     if name not in work.merged:
         return None
     try:
-        seen = lens(work, recipe.settings(), name)
+        with closing(lens(work, recipe.settings(), name)) as seen:
+            return _scatter(seen, selection.names, one, other)
     except MergeError:
         return None
-    try:
-        return _scatter(seen, selection.names, one, other)
-    finally:
-        seen.close()
+
+
+def _spectra(selection: Selection, work: Plan, name: str, stop: threading.Event) -> Spectra:
+    key = selection.key, name
+    return _found.get(key) or _found.put(key, spectra(work, name, stop))
 
 
 def _scatter(seen: Lens, names: tuple[str, ...], one: int | None, other: int | None) -> Any:
@@ -116,17 +143,6 @@ def _scatter(seen: Lens, names: tuple[str, ...], one: int | None, other: int | N
     if one is None or other is None or not {one, other} <= {*seen.work.merged[seen.name]}:
         return None
     return scatter_figure(replace(scatter(seen, one, other), experts=(names[one], names[other])))
-
-
-def entries(selection: Selection, name: str) -> Any:
-    """How the entries of a tensor are spread; none where it is not merged, or not finite."""
-    work = _plan(selection)
-    if name not in work.merged:
-        return None
-    try:
-        return histogram_figure(histogram(work, name), tuple(selection.names[index] for index in work.merged[name]))
-    except MergeError:
-        return None
 
 
 def _plan(selection: Selection) -> Plan:
@@ -139,11 +155,14 @@ def _title(work: Plan, name: str) -> str:
     return f'<h3>{html.escape(name)}</h3><p class="caption">{shape}</p>'
 
 
-def _estimated(estimated: bool, picks: Sequence[Pick]) -> str:
-    if all(pick.why == "unmoved" for pick in picks):
+def _caption(found: Trace) -> str:
+    """Which entries are shown, and what is not as exact or not as plain as it looks."""
+    if all(pick.why == "unmoved" for pick in found.picks):
         return '<p class="caption">No expert moved an entry here.</p>'
-    how = " Thresholds and norms are estimated from a sample of the model." if estimated else ""
-    number = f"{len(picks)} entries" if len(picks) > 1 else "An entry"
+    how = " Thresholds and norms are estimated from a sample of the model." if found.estimated else ""
+    if any(told.label.endswith(BASIS) for told in found.steps):
+        how += f" What is told{BASIS} is of the direction that most of an entry comes from."
+    number = f"{len(found.picks)} entries" if len(found.picks) > 1 else "An entry"
     return (
         f'<p class="caption">{number} by row and column: the largest, some in conflict, some typical, small or '
         f"unmoved.{how}</p>"

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 
 from merging.adapter_method import Module, Modules, Ranks, adapter_method
 from merging.errors import MergeError
-from merging.groups import Group
+from merging.groups import Group, of_some
 from merging.lazy import torch
 from merging.low_rank import Factors
-from merging.method import METHODS
+from merging.method import METHODS, FactorCoefficients
 from merging.methods.ties import Merge, Sign
 from merging.params import Param, Scaling, Weight
 from merging.ranking import NotFiniteError
+from merging.trace import elsewhere, tell
 from merging.writer import writer
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ Density = Annotated[  # one number per expert
         by_expert=True,
     ),
 ]
+BASIS = " in the common basis"  # how the labels of steps end that are of no entries of the matrix
 LEAST = 1e-5  # a singular value below is none, as in the authors' code
 
 
@@ -110,6 +113,12 @@ def knots(
     group, method = _group(module, parts, weight), METHODS[merger]
     given = {"scaling": scaling, "sign": sign, "merge": merge, "weight": weight}
     values = method.filled({name: told for name, told in given.items() if name in method.params}, len(weight))
+    with elsewhere(partial(_strongest, basis, parts), BASIS) as heard:
+        if heard:  # of what the kernels below do in tiles
+            tell("aligned updates", parts)
+            outcome = method.outcome(group, of_some(survey, group.which), values | {"weight": group.weight})
+            assert not isinstance(outcome, FactorCoefficients)
+            outcome.merged(group)
     write, out = writer(method, survey, values, group), np.empty(group.size, np.uint32)
     for tile in group.tiles():
         if not write(tile, out[tile.start : tile.start + tile.size]):
@@ -131,6 +140,7 @@ def aligned(module: Module) -> tuple[Tensor, Tensor]:
         downs.append(right.T)
         sizes.append(outer.shape[0])
     left, values, right = torch.linalg.svd(torch.cat(ups, dim=1), full_matrices=False)
+    tell("singular values of the updates side by side", values, "direction")
     rank, rows = sum(module.ranks), module.shape[0]
     basis = torch.zeros(rows, rank, dtype=torch.float64)
     parts = torch.zeros(len(module.updates), rank, module.shape[1], dtype=torch.float64)
@@ -140,6 +150,14 @@ def aligned(module: Module) -> tuple[Tensor, Tensor]:
     for number, own, down in zip(module.which, turned, downs, strict=True):
         parts[number, :count] = own @ down
     return basis, parts
+
+
+def _strongest(basis: Tensor, parts: Tensor, entries: Tensor) -> Tensor:
+    """For entries of the matrix, the entries of the aligned updates that go into them most, both laid flat."""
+    columns = parts.shape[2]
+    row, column = entries // columns, entries % columns
+    into = basis[row].abs() * parts[:, :, column].abs().amax(0).T  # (entries, rank)
+    return into.argmax(1) * columns + column
 
 
 def _group(module: Module, parts: Tensor, weight: Tensor) -> Group:

@@ -16,6 +16,7 @@ from merging.errors import MergeError
 from merging.lazy import torch
 from merging.low_rank import Factors, beside
 from merging.params import Param, Weight
+from merging.trace import listening, tell
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,6 +49,12 @@ Election = Annotated[
     Param("Sign rule", "Whose sign wins in ties: that of the larger sum, or that of more adapters."),
 ]
 
+THINNED = {  # by rule, what its step is called
+    "ties": "pruned",
+    "magnitude_prune": "pruned",
+    "dare_linear": "dropped and rescaled",
+    "dare_ties": "dropped and rescaled",
+}
 Draws = Callable[[int, "Tensor"], "Tensor"]  # a number from 0 to below 1 for each entry of the adapter at that place
 
 
@@ -102,19 +109,36 @@ def peft(
     """
     rule, on_products = _parted(combination_type, len(module.updates))
     weights = [float(weight[number]) for number in module.which]
+    tell("weights", weight, "expert")
     if rule in ("cat", "svd"):
-        return beside(module.parts(), [w * s for w, s in zip(weights, module.scalings, strict=True)])
-    chosen = (density, majority_sign_method)
+        parts = module.parts()
+        _tell(module, "", weights, lambda at: module.scalings[at] * parts[at].product())
+        return beside(parts, [w * s for w, s in zip(weights, module.scalings, strict=True)])
     if on_products:
-        return ruled(rule, module.products(), weights, *chosen, partial(_draws, module, ""))
+        kept = thinned(rule, module.products(), density, partial(_draws, module, ""))
+        _tell(module, THINNED.get(rule, ""), weights, lambda at: kept[at])
+        return joined(rule, kept, weights, majority_sign_method)
+    parts = module.parts()
+    downs = thinned(rule, torch.stack([part.down for part in parts]), density, partial(_draws, module, ".A"))
+    ups = thinned(rule, torch.stack([part.up for part in parts]), density, partial(_draws, module, ".B"))
+    _tell(module, THINNED.get(rule, ""), weights, lambda at: module.scalings[at] * ups[at] @ downs[at])
     roots = [math.sqrt(abs(w * s)) for w, s in zip(weights, module.scalings, strict=True)]
     signed = [math.copysign(root, w * s) for root, w, s in zip(roots, weights, module.scalings, strict=True)]
-    parts = module.parts()
-    downs, ups = (torch.stack([getattr(part, side) for part in parts]) for side in ("down", "up"))
-    return Factors(
-        ruled(rule, downs, signed, *chosen, partial(_draws, module, ".A")),
-        ruled(rule, ups, roots, *chosen, partial(_draws, module, ".B")),
-    )
+    with listening(None):  # A and B apart have other entries than their product
+        down = joined(rule, downs, signed, majority_sign_method)
+        return Factors(down, joined(rule, ups, roots, majority_sign_method))
+
+
+def _tell(module: Module, how: str, weights: Sequence[float], kept: Callable[[int], Tensor]) -> None:
+    """What is kept of each update, by its place among them, and what it counts."""
+    for at, number in enumerate(module.which):
+        if how:
+            tell(how, partial(kept, at), "entry", number)
+        tell("weighted task vectors", partial(_weighted, kept, at, weights), "entry", number)
+
+
+def _weighted(kept: Callable[[int], Tensor], at: int, weights: Sequence[float]) -> Tensor:
+    return weights[at] * kept(at)
 
 
 def _parted(combination: str, adapters: int) -> tuple[str, bool]:
@@ -129,18 +153,16 @@ def _draws(module: Module, side: str, place: int, like: Tensor) -> Tensor:
     return Generator(module.seed, (module.which[place],), name, 0, size, fused=fused).uniforms().reshape(like.shape)
 
 
-def ruled(
-    rule: str,
-    tensors: Tensor,
-    weights: Sequence[float],
-    density: float | None,
-    election: str,
-    draws: Draws,
-) -> Tensor:
-    """One tensor of several, (adapters, *shape), by a rule; `draws` are uniform, for what is dropped at random."""
-    if rule != "linear":
-        assert density is not None
-        tensors = dropped(tensors, density, draws) if rule.startswith("dare") else pruned(tensors, density)
+def thinned(rule: str, tensors: Tensor, density: float | None, draws: Draws) -> Tensor:
+    """What a rule leaves of tensors, (adapters, *shape); `draws` are uniform, for what is dropped at random."""
+    if rule == "linear":
+        return tensors
+    assert density is not None
+    return dropped(tensors, density, draws) if rule.startswith("dare") else pruned(tensors, density)
+
+
+def joined(rule: str, tensors: Tensor, weights: Sequence[float], election: str) -> Tensor:
+    """One tensor of what a rule has left of several, (adapters, *shape)."""
     return agreed(tensors, weights, election) if rule.endswith("ties") else _sum(tensors, weights)
 
 
@@ -188,9 +210,11 @@ def agreed(tensors: Tensor, weights: Sequence[float], election: str) -> Tensor:
     for tensor in tensors:
         votes += tensor if election == "total" else tensor.sign()
     elected = torch.where(votes >= 0, 1.0, -1.0)
+    tell("elected sign", elected, "entry")
     total, count = torch.zeros_like(votes), torch.zeros_like(votes)
     for weight, tensor in zip(weights, tensors, strict=True):
         agrees = tensor.sign() == elected
         total += torch.where(agrees, weight * tensor, 0.0)
         count += agrees
+    tell("adapters that agree", count, "entry")
     return total / count.clamp(min=1)

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 LIMIT = 2 << 30  # bytes of all files; those that were used longest ago are removed
 BLOCKS, BLOCK = 64, 4 << 10  # what is read of a large file to know it again
-NAME = re.compile(r"\.?[0-9a-f]{64}\.safetensors(\.\d+)?")  # of our files, finished or not
+NAME = re.compile(r"\.?[0-9a-f]{64}\.safetensors(\.[0-9a-f]+)?")  # of our files, finished or not
 LEFT = 24 * 3600  # seconds after which an unfinished file is nobody's
 
 
@@ -127,7 +128,7 @@ def keep(found: Tables, known: str) -> None:
     from safetensors.torch import save_file
 
     place = folder()
-    unfinished = place / f".{known}.safetensors.{os.getpid()}"
+    unfinished = place / f".{known}.safetensors.{uuid.uuid4().hex}"  # two may be at the same one
     samples = {
         kind: _narrowed(np.concatenate([tensor[kind].ravel() for tensor in found.kept])) for kind in kinds(found.rate)
     }

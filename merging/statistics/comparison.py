@@ -13,8 +13,6 @@ from merging.statistics.probe import Probe
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from merging.method import Method
-
 
 def _unknown() -> Tensor:
     return torch.zeros(0)
@@ -49,13 +47,9 @@ class Comparison:
     # zero everywhere.
     cosines: Tensor
     probe: Probe
-    quick: Probe  # fewer of its entries, to keep up with a moving slider
     rows: Probe = field(default_factory=lambda: Probe((), 0.0))  # whole rows, for methods that look at rows
-    quick_rows: Probe = field(default_factory=lambda: Probe((), 0.0))
     means: Tensor = field(default_factory=_unknown)  # (tensors, experts), of the task vectors' entries
     kurtosis: Tensor = field(default_factory=_unknown)  # (tensors, experts), not the excess: 3 of a normal distribution
-    # (tensors, experts, bins), int64, entries that moved by magnitude, in the bins that `magnitudes.edges` tells.
-    histogram: Tensor = field(default_factory=_unknown)
     # (tensors, experts, densities), the share of each squared norm that the largest entries hold, at the shares of
     # entries that `magnitudes.DENSITIES` lists; and over the whole model, (experts, densities), when all is read.
     energy: Tensor = field(default_factory=_unknown)
@@ -84,12 +78,6 @@ class Comparison:
         sizes = torch.tensor([max(1, torch.Size(shape).numel()) for shape in self.shapes])[:, None]
         tables = {density: pairs.both.diagonal(dim1=1, dim2=2) / sizes for density, pairs in self.trimmed.items()}
         return {density: torch.where(self.has, table, torch.nan) for density, table in tables.items()}
-
-    def probe_of(self, method: Method, quick: bool = False) -> Probe:
-        """The sample on which a method's settings can be tried: of whole rows if it looks at them."""
-        if method.unit(2) > 1 and self.rows.groups:
-            return self.quick_rows if quick else self.rows
-        return self.quick if quick else self.probe
 
     def gaps(self, table: Tensor, otherwise: str = "none of the entries looked at moved") -> dict[tuple[int, int], str]:
         """Why a table of tensors and experts has no number, in words, by row and column."""

@@ -1,4 +1,4 @@
-"""What follows from how often each magnitude occurs: a small histogram, thresholds of trimming, and the energy kept.
+"""What follows from how often each magnitude occurs: thresholds of trimming, and the energy kept.
 
 Magnitudes are counted in bins of one part in 128, finer than the steps of bfloat16 numbers; so the share of entries
 that a threshold keeps is the wanted one or a little more, and of energies about one part in 100 is uncertain.
@@ -17,32 +17,9 @@ from merging.statistics.measures import BINS
 if TYPE_CHECKING:
     from torch import Tensor
 
-OCTAVES, QUARTERS = range(-48, 16), 4  # powers of two that the small histogram spans, each in so many bins
-COARSE = len(OCTAVES) * QUARTERS  # its bins; what lies outside is counted in the first and in the last
 DENSITIES = tuple((k / 32) ** 2 for k in range(33))  # at which the energy kept is noted: closer where it rises most
-_FIRST = (127 + OCTAVES.start) * QUARTERS  # of the bins, if they began at the smallest float32
-_FINE = 128 // QUARTERS  # fine bins in one of them
-_EDGES = (np.arange(BINS, dtype=np.uint32) << 16).view(np.float32)  # the least magnitude of each fine bin
+_EDGES = (np.arange(BINS, dtype=np.uint32) << 16).view(np.float32)  # the least magnitude of each bin
 _FINITE = 0x7F80  # bins from here on hold what is no number
-
-
-def edges() -> Tensor:
-    """The magnitudes at which bins of the small histogram begin and end, (COARSE + 1); the first bin begins at 0."""
-    codes = (np.arange(COARSE + 1, dtype=np.uint32) + np.uint32(_FIRST)) << np.uint32(21)
-    found = torch.from_numpy(codes.view(np.float32).copy())
-    found[0] = 0
-    return found
-
-
-def histogram(counts: Bits, still: Bits) -> Tensor:
-    """Entries that moved by magnitude, (experts, COARSE), from fine counts of all, (experts, BINS)."""
-    moved = counts.copy()
-    moved[:, 0] -= still
-    every = moved.reshape(len(moved), -1, _FINE).sum(2)
-    found = every[:, _FIRST : _FIRST + COARSE]
-    found[:, 0] += every[:, :_FIRST].sum(1)
-    found[:, -1] += every[:, _FIRST + COARSE :].sum(1)
-    return torch.from_numpy(found.copy())
 
 
 def thresholds(counts: Bits, densities: tuple[float, ...]) -> Tensor:

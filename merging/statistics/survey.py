@@ -147,7 +147,6 @@ class Survey:
         tables["base_squares"][row] = torch.where(base < torch.inf, base, torch.nan)
         tables["still"][row, which] = torch.from_numpy(counted.still).double()
         tables["means"][row, which], tables["kurtosis"][row, which] = _shape(powers, found.diagonal()[1:], entries)
-        tables["histogram"][row, which] = magnitudes.histogram(counted.counts, counted.still)
         tables["energy"][row, which] = magnitudes.energies(counted.counts)
         for kind in ("both", "conflicts"):
             tables[kind][row] = _placed(getattr(counted, kind), which, len(known))

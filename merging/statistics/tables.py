@@ -12,7 +12,7 @@ from merging.groups import Bits, Group
 from merging.lazy import torch
 from merging.plan import Plan
 from merging.statistics.comparison import Comparison
-from merging.statistics.magnitudes import COARSE, DENSITIES
+from merging.statistics.magnitudes import DENSITIES
 from merging.statistics.pairs import Pairs
 from merging.statistics.probe import Probe, Sampler, sampled
 
@@ -45,7 +45,6 @@ def empty(work: Plan, wanted: int) -> Tables:
         "thresholds": (experts, densities),
     }
     tables = {name: torch.full(shape, torch.nan, dtype=torch.float64) for name, shape in shapes.items()}
-    tables["histogram"] = torch.zeros(tensors, experts, COARSE, dtype=torch.int64)
     tables["read"] = torch.zeros(tensors, dtype=torch.bool)
     rate = min(1.0, wanted / sum(work.base.entries[name].size for name in work.merged))
     return Tables(work, tables, [{} for _ in work.merged], rate)
@@ -63,8 +62,8 @@ def samplers(found: Tables, name: str) -> dict[str, Sampler]:
     return {kind: Sampler(*told, rows, models) for kind, rows in kinds(found.rate).items()}
 
 
-def comparison(found: Tables, quick: int) -> Comparison:
-    """What is known, as a comparison; `quick` is the number of entries of each model in the quick samples."""
+def comparison(found: Tables) -> Comparison:
+    """What is known, as a comparison."""
     work, tables = found.work, {name: table.clone() for name, table in found.tables.items()}
     count = len(work.experts)
     sizes = torch.tensor([work.base.entries[name].size for name in work.merged])
@@ -88,12 +87,9 @@ def comparison(found: Tables, quick: int) -> Comparison:
         still=tables["still"].nansum(0) / (has * tables["read"][:, None] * sizes[:, None]).sum(0),
         cosines=pairs.of().cosines[0],
         probe=probe,
-        quick=probe.thinned(quick, rows=False),
         rows=rows,
-        quick_rows=rows.thinned(quick, rows=True),
         means=tables["means"],
         kurtosis=tables["kurtosis"],
-        histogram=tables["histogram"],
         energy=tables["energy"],
         energies=tables["energies"],
         pairs=pairs,

@@ -29,7 +29,7 @@ def written(folder: Path) -> Path:
     base = open_base(ZOO / "base")
     comparison = compare(base, [open_expert(path, base) for path in EXPERTS])
     method, values, weights = recipe.checked()
-    table = coefficients(method, values | {"weight": torch.tensor(weights)}, comparison, comparison.quick)
+    table = coefficients(method, values | {"weight": torch.tensor(weights)}, comparison, comparison.probe)
     names, experts = comparison.names, comparison.experts
     pictures = [
         Picture("Norms", norms_figure(names, experts, comparison.relative.tolist(), "‖τ‖ / ‖W₀‖"), "Relative to W₀."),

@@ -61,11 +61,11 @@ def test_a_sample_of_some_tensors_knows_its_share(tmp_path: Path) -> None:
     ]
     ground = open_base(folders[0])
     whole = compare(ground, [open_expert(folders[1], ground)])
-    thin = replace(whole, quick=whole.probe.thinned(1000, rows=False))
+    thin = replace(whole, rows=whole.probe.thinned(1000, rows=False))
 
     found = of_tensors(thin, {"b.weight", "c.weight"})
 
     assert found.probe.exact
-    there = sum(group.size for group in found.quick.groups)
+    there = sum(group.size for group in found.rows.groups)
     assert 0 < there < 607
-    assert found.quick.share == there / 607
+    assert found.rows.share == there / 607

@@ -98,8 +98,7 @@ def test_weights_of_a_blend_add_up_to_the_merged_step(family: Family) -> None:
 
 
 @pytest.mark.parametrize("name", ["ties", "pcb"])
-def test_the_quick_probe_is_near_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.setattr(compare, "QUICK", 60_000)
+def test_some_of_the_probe_are_near_the_whole(tmp_path: Path, name: str) -> None:
     generator = torch.Generator().manual_seed(0)
     start = {f"layers.{i}.w.weight": torch.randn(200, 200, generator=generator) for i in range(3)}
     paths = [write_model(tmp_path / "base", start)]
@@ -111,8 +110,9 @@ def test_the_quick_probe_is_near_the_whole(tmp_path: Path, monkeypatch: pytest.M
 
     method = METHODS[name]
     values = method.checked({}) | {"weight": torch.ones(2)}
-    quick, whole = (weights_of(method, values, found, sample) for sample in (found.quick, found.probe))
-    assert 0.1 < found.quick.share < 0.3
+    some = found.probe.thinned(20_000, rows=False)
+    quick, whole = (weights_of(method, values, found, sample) for sample in (some, found.probe))
+    assert 0.1 < some.share < 0.3
     assert found.probe.exact
     torch.testing.assert_close(quick, whole, rtol=0.1, atol=0.02)
 

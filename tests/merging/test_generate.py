@@ -6,8 +6,10 @@ import json
 import re
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -129,6 +131,31 @@ def test_models_in_memory_answer_together_again(monkeypatch: pytest.MonkeyPatch)
     last([BASE, EXPERT], Ask("The ", length=2))
 
     assert list(generate._batches([BASE, EXPERT], BASE)) == [[0, 1]]
+
+
+def test_a_model_that_is_here_is_taken_while_another_one_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf, load, begun, go = Shelf(), generate.load, threading.Event(), threading.Event()
+    here = shelf.take(BASE, BASE)
+    loaded: list[str] = []
+
+    def slow(model: Any, *given: Any) -> Any:
+        loaded.append(model.name)
+        begun.set()
+        assert go.wait(60)
+        return load(model, *given)
+
+    monkeypatch.setattr(generate, "load", slow)
+    with ThreadPoolExecutor(3) as pool:
+        others = [pool.submit(shelf.take, EXPERT, BASE) for _ in range(2)]
+        try:
+            assert begun.wait(60)
+            assert pool.submit(shelf.take, BASE, BASE).result(60) is here
+        finally:
+            go.set()
+        one, other = (each.result(60) for each in others)
+
+    assert one is other  # who waited for it does not load it again
+    assert len(loaded) == 1
 
 
 def test_a_model_larger_than_memory_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,10 @@ from merging.errors import MergeError
 from merging.lens import lens
 from merging.memory import merge_groups
 from merging.method import METHODS, Group
-from merging.microscope import MARKS, Histogram, Scatter, histogram, scatter
+from merging.microscope import MARKS, Scatter, scatter
 from merging.plan import Plan, plan
 from merging.recipe import Recipe
 from merging.sampled import spread
-from merging.spectra import spectra
 from tests.conftest import DATA_FREE, write_model
 
 NAME = "model.layers.0.w.weight"
@@ -49,51 +48,6 @@ def scattered(folder: Path, tau: Tensor, method: str, one: int = 0, other: int =
     work = plan(open_checkpoint(base), [open_checkpoint(expert) for expert in experts])
     with closing(lens(work, settings, NAME)) as seen:
         return scatter(seen, one, other)
-
-
-@pytest.mark.parametrize("scale", ["log", "linear"])
-def test_a_histogram_counts_every_entry(scale: Any, tmp_path: Path) -> None:
-    tau = task_vectors((30, 20))
-
-    found = histogram(planned(tmp_path, tau), NAME, bins=21, scale=scale)
-
-    assert found.experts == ("expert-0", "expert-1")
-    assert found.looked == found.size == 600
-    assert torch.equal(found.zeros, (tau == 0).flatten(1).sum(1))
-    assert found.counts.shape == (2, 21)
-    assert found.counts.sum(1).tolist() == [600, 600]
-    torch.testing.assert_close(found.edges, -found.edges.flip(0))
-    assert float(found.edges[-1]) == pytest.approx(float(tau.abs().max()))
-    for row, counts in zip(tau, found.counts, strict=True):
-        direct = torch.histogram(row.double().flatten(), found.edges * (1 + 1e-12))  # its ends take part
-        assert torch.equal(direct.hist.long(), counts)
-
-
-def test_a_logarithmic_histogram_has_six_decades_on_both_sides(tmp_path: Path) -> None:
-    tau = torch.tensor([[1.0, -0.5, 2e-3, -2e-6, 5e-7, 0.0, 0.0]])
-
-    found = histogram(planned(tmp_path, tau), NAME, bins=13)
-
-    assert found.counts.tolist() == [[1, 0, 0, 0, 0, 1, 3, 0, 0, 0, 1, 0, 1]]
-    assert found.zeros.tolist() == [2]
-
-
-def test_a_tensor_that_did_not_move_is_in_the_middle(tmp_path: Path) -> None:
-    found = histogram(planned(tmp_path, torch.zeros(1, 3, 2)), NAME, bins=5)
-
-    assert found.counts.tolist() == [[0, 0, 6, 0, 0]]
-    assert found.zeros.tolist() == [6]
-
-
-def test_a_large_tensor_is_sampled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(microscope, "LOOKED", 4096)
-    tau = torch.cat([torch.full((1, 100, 400), 1.0), torch.full((1, 300, 400), -2.0)], 1)  # a quarter moved up
-
-    found: Histogram = histogram(planned(tmp_path, tau), NAME, bins=3)
-
-    assert found.size == 160_000
-    assert found.looked == 4096
-    assert found.counts.tolist()[0] == pytest.approx([3072, 0, 1024], abs=256)
 
 
 def test_runs_are_spread_over_all_of_a_tensor_and_its_columns() -> None:
@@ -163,12 +117,3 @@ def test_an_expert_that_lacks_the_tensor_is_named(tmp_path: Path) -> None:
         scatter(seen, 0, 2)
 
     assert str(error.value) == f"bare has no `{NAME}`. Choose another expert."
-
-
-@pytest.mark.parametrize("look", [histogram, spectra])
-def test_numbers_that_are_not_finite_are_refused(look: Any, tmp_path: Path) -> None:
-    tau = task_vectors((6, 4))
-    tau[0, 1, 1] = torch.inf
-
-    with pytest.raises(MergeError, match=f"^`{NAME}` holds NaN or infinity. Choose another"):
-        look(planned(tmp_path, tau), NAME)

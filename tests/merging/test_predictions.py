@@ -18,6 +18,7 @@ from merging.compare import Comparison, compare
 from merging.crew import listening
 from merging.errors import MergeStopped
 from merging.groups import Group
+from merging.places import place
 from merging.predictions import Prediction, difference
 from merging.predictor import Predictor, predict
 from tests.conftest import write_model
@@ -345,11 +346,26 @@ def test_a_coefficient_that_moves_does_not_count_all_entries_anew(
     torch.testing.assert_close(then.decided, first.decided, equal_nan=True)
 
 
+def test_surveys_of_tensors_are_kept_for_some_settings_and_no_more(
+    models: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "SURVEYS", 2)
+    comparison = compared(models)
+    worker, many = Predictor(comparison), ("from", "metagpt", "model_stock", "karcher")
+    some = [recipe(name, models, {"scope": "tensor"} if "scope" in METHODS[name].params else {}) for name in many]
+
+    again = [worker.predict(one.settings()) for one in (*some, *some)]
+
+    assert 0 < len(worker._surveys) <= 2 * len(comparison.names)
+    for one, found in zip((*some, *some), again, strict=True):
+        assert torch.equal(found.norms, predict(one.settings(), comparison).norms)
+
+
 def test_layers_and_the_whole_model_are_their_tensors_together(models: list[Path], tmp_path: Path) -> None:
     some = recipe("ties", models, {"density": 0.5})
     _, found, steps = both(some, tmp_path / "out")
 
-    layers, modules, model = found.by_layer(), found.by_module(), found.total()
+    layers, modules, model = found.by_layer(), found.grouped(lambda name: place(name).module), found.total()
 
     assert layers.names == ("0", "1", "2")
     assert modules.names == ("embed", "q", "up", "attn norm", "final norm")
@@ -360,7 +376,8 @@ def test_layers_and_the_whole_model_are_their_tensors_together(models: list[Path
     assert float(model.norms[0]) == pytest.approx(float(everything.norm()), rel=1e-4)
     assert float(model.decided[0, 0]) == pytest.approx(float((everything == 0).double().mean()))
     moved = torch.cat([tau.flatten() for name in steps for tau in taus(some, name)]) != 0
-    assert float(model.kept_of_all) == pytest.approx(float((found.kept * found.moved).nansum()) / int(moved.sum()))
+    entered = float((model.kept * model.moved).sum() / model.moved.sum())
+    assert entered == pytest.approx(float((found.kept * found.moved).nansum()) / int(moved.sum()))
     assert not model.weights.isnan().any()
 
 

@@ -7,8 +7,13 @@ import pytest
 import torch
 
 from merging import spectra as spectra_module
+from merging.adapter import open_base, open_expert
 from merging.errors import MergeError, MergeStopped
+from merging.plan import plan
 from merging.spectra import spectra
+from tests.adapters import written
+from tests.merging.test_compare import lacking, opened
+from tests.merging.test_factored import ATTENTION
 from tests.merging.test_microscope import NAME, planned, task_vectors
 
 
@@ -61,6 +66,42 @@ def test_singular_values_of_very_large_matrices_are_those_of_some_lines(
         found.stable_ranks[0], direct.square().sum() / direct[0].square(), rtol=0.1, atol=0
     )  # fmt: skip
     assert not found.exact
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of peft with this transformers
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_singular_values_of_adapters_are_those_of_their_products(tmp_path: Path) -> None:
+    folder, paths = written(tmp_path, ATTENTION, {"target_modules": ["embed_tokens"]})
+    base = open_base(folder)
+    work = plan(base, [open_expert(path, base) for path in paths])
+
+    for name in (name for name in work.merged if len(base.entries[name].shape) == 2):
+        found = spectra(work, name)
+        for values, expert in zip(found.values, work.experts, strict=True):
+            direct = torch.linalg.svdvals((expert.tensor(name).float() - base.tensor(name).float()).double())
+            torch.testing.assert_close(values, direct, rtol=1e-4, atol=1e-5)
+
+
+def test_singular_values_are_of_the_experts_that_have_the_tensor(tmp_path: Path) -> None:
+    base, experts = opened(*lacking(tmp_path, "layers.1.q.weight"))
+
+    found = spectra(plan(base, experts), "layers.1.q.weight")
+
+    assert found.experts == (experts[0].name, experts[2].name)
+    assert len(found.values) == 2
+
+
+def test_singular_values_of_numbers_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    tau = task_vectors((6, 4))
+    tau[0, 1, 1] = torch.inf
+
+    with pytest.raises(MergeError, match=f"^`{NAME}` holds NaN or infinity. Choose another"):
+        spectra(planned(tmp_path, tau), NAME)
+
+
+def test_a_tensor_that_is_not_merged_has_no_singular_values(tmp_path: Path) -> None:
+    with pytest.raises(MergeError, match=r"^`nothing` is not merged. Choose a tensor that is."):
+        spectra(planned(tmp_path, task_vectors((6, 4))), "nothing")
 
 
 def test_what_has_no_singular_values(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from merging.method import METHODS, Group, Groups
-from merging.trace import Listener, Told, listening, tell
+from merging.trace import Listener, Told, elsewhere, listening, tell
 from tests.merging.test_same_bytes import SETTINGS
 
 MATRIX = torch.arange(12.0).reshape(3, 4)
@@ -82,6 +82,32 @@ def test_nothing_is_made_for_nobody() -> None:
     with listening(Listener(torch.tensor([0]), experts=1)):
         pass
     tell("each", made)
+
+
+def test_other_entries_may_be_told_in_the_place_of_those_listened_to() -> None:
+    listener = Listener(torch.tensor([1, 6]), experts=2)
+
+    with elsewhere(lambda _: torch.tensor([0]), "") as somebody:
+        assert not somebody
+    with listening(listener):
+        with elsewhere(lambda entries: 11 - entries, " turned") as somebody:
+            assert somebody
+            tell("entries", MATRIX, "entry")
+        tell("entries", MATRIX, "entry")
+
+    assert heard(listener, "entries turned") == ("entry", [10.0, 5.0])
+    assert heard(listener, "entries") == ("entry", [1.0, 6.0])
+
+
+def test_there_may_be_nobody_to_hear_within() -> None:
+    listener = Listener(torch.tensor([1]), experts=1)
+
+    with listening(listener):
+        with listening(None):
+            tell("of another shape", torch.ones(1), "entry")
+        tell("heard", MATRIX, "entry")
+
+    assert list(listener.told) == ["heard"]
 
 
 def test_what_emr_tells() -> None:

@@ -5,32 +5,25 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import plotly.graph_objects as go
 import pytest
 import torch
 
-from merging.microscope import Histogram, Scatter
+from merging.microscope import Scatter
 from merging.spectra import Spectra
 from merging.trace import Told
 from merging.tracing import Pick, Trace
 from ui.figures.curves import curves_figure
 from ui.figures.looks import COLOURS, colour
 from ui.figures.matrices import conflicts_figure, cosines_figure
-from ui.figures.tensor import histogram_figure, scatter_figure, spectra_figure, steps_figure
+from ui.figures.tensor import scatter_figure, spectra_figure, steps_figure
 from ui.plot_view import PlotView
-from ui.plots import coefficients_figure, norms_figure
+from ui.plots import coefficients_figure, histogram_figure, norms_figure
 
 HOSTILE = ('<img src=x onerror="alert(1)">', "a&b")
 NAN = math.nan
-
-
-def histogram(experts: tuple[str, ...] = HOSTILE) -> Histogram:
-    edges = torch.tensor([-1.0, -0.1, -0.01, 0.01, 0.1, 1.0], dtype=torch.float64)
-    counts = torch.tensor([[0, 2, 4, 2, 0], [1, 0, 7, 0, 0]])
-    return Histogram(experts, edges, counts, torch.tensor([4, 7]), 8, 80)
 
 
 def scatter(kept: bool = True) -> Scatter:
@@ -61,7 +54,7 @@ FIGURES: dict[str, Any] = {
     "curves": lambda: curves_figure(["0", "1", "2"], {name: [1.0, NAN, math.inf] for name in HOSTILE}, "‖τ‖"),
     "cosines": lambda: cosines_figure(HOSTILE, [[1.0, NAN], [NAN, 1.0]]),
     "conflicts": lambda: conflicts_figure(HOSTILE, [[0.0, 0.5], [0.5, NAN]]),
-    "histogram": lambda: histogram_figure(histogram(), HOSTILE),
+    "histogram": lambda: histogram_figure([0.0, 1.0, 2.0], {name: [0.0, 3.0] for name in HOSTILE}),
     "scatter": lambda: scatter_figure(scatter()),
     "plain scatter": lambda: scatter_figure(scatter(kept=False)),
     "spectra": lambda: spectra_figure(spectra(), HOSTILE),
@@ -132,25 +125,6 @@ def test_a_matrix_says_each_number_while_there_is_room() -> None:
     assert (small.data[0].zmin, small.data[0].zmax) == (-1, 1)
 
 
-def test_a_histogram_stands_for_all_entries_and_has_zero_in_its_middle() -> None:
-    figure = histogram_figure(histogram(), ("a", "b"))
-
-    assert list(figure.data[0].y) == [None, 20, 40, 20, None]  # one in ten entries was looked at
-    assert list(figure.data[0].x) == ["-0.32", "-0.032", "0", "0.032", "0.32"]
-    assert len(set(figure.data[0].x)) == 5
-
-
-def test_bins_of_six_decades_have_labels_of_their_own() -> None:
-    positive = torch.logspace(-6, 0, 31, dtype=torch.float64)
-    edges = torch.cat([-positive.flip(0), positive])
-    counts = torch.ones(1, 61, dtype=torch.int64)
-
-    figure = histogram_figure(Histogram(("a",), edges, counts, torch.zeros(1), 61, 61), ("a",))
-
-    assert len(set(figure.data[0].x)) == 61
-    assert len([*pairwise(edges.tolist())]) == 61
-
-
 def test_entries_are_told_apart_by_who_keeps_them() -> None:
     kept, plain = scatter_figure(scatter()), scatter_figure(scatter(kept=False))
 
@@ -198,11 +172,11 @@ def test_steps_without_a_number_are_an_empty_figure() -> None:
 
 def test_what_is_estimated_says_so() -> None:
     exact, sketched = (spectra_figure(spectra(known), ("a", "b")) for known in (True, False))
-    some, all_of_them = (histogram_figure(replace(histogram(), size=size), ("a", "b")) for size in (80, 8))
 
-    assert [figure.layout.yaxis.title.text for figure in (exact, sketched, some, all_of_them)] == [
-        "singular value", "singular value, estimated", "entries, estimated from 8", "entries"
-    ]  # fmt: skip
+    assert [figure.layout.yaxis.title.text for figure in (exact, sketched)] == [
+        "singular value",
+        "singular value, estimated",
+    ]
     assert [figure.data[0].name for figure in (exact, sketched)] == ["a, stable rank 1.1", "a, stable rank about 1.1"]
 
 

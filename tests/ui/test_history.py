@@ -169,6 +169,20 @@ def test_a_comparison_tells_how_far_it_is_and_can_be_stopped(
     assert there["history-said"].endswith(notice("Stopped.", "info"))
 
 
+def test_a_folder_that_is_deleted_while_it_is_compared_is_named(there: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(*_: Any) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "/out/model.safetensors")
+
+    monkeypatch.setattr(history, "weights_apart", gone)
+
+    there.fire("history-compare")
+
+    words = "<code>/out/model.safetensors</code> could not be read or written (No such file or directory)."
+    assert words in there["history-said"]
+    assert "<table" in there["history-said"]  # how the recipes differ
+    assert there["history-apart"] is None
+
+
 def test_a_merge_is_not_compared_with_itself(there: Screen) -> None:
     there["history-other"] = 2
 

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import plotly.graph_objects as go
 import pytest
 import torch
@@ -27,12 +28,12 @@ from merging.wholes import LATER
 from merging.wholes import MIXED as WHOLE
 from merging.workplace import Workplace
 from tests.conftest import DATA_FREE, Family, random_tensors, write_model
-from tests.ui.screens import cells, draw, select
+from tests.ui.screens import Screen, cells, draw, select
 from ui.asked import One
 from ui.comparing import KEEP, known_comparison, unread
 from ui.errors import escaped, notice
 from ui.family import choices
-from ui.jobs import Job, announce, stop, stoppable
+from ui.jobs import STOPS, Job, announce, stop, stoppable
 from ui.measures import ABSOLUTE, RELATIVE, Measure
 from ui.merge_panel import estimate, recipe_of, run_merge
 from ui.models_panel import Selection, read_models
@@ -557,6 +558,20 @@ def test_stopping_reaches_the_visitor_who_asked_and_no_other() -> None:
 
         assert mine.is_set()
         assert not yours.is_set()
+
+
+def test_of_a_visitor_who_leaves_nothing_goes_on_or_stays(screen: Screen) -> None:
+    announce("someone", "merge")  # and is waiting for its turn
+    before = STOPS["someone", "merge"]
+    with stoppable("someone", "sample") as mine, stoppable("you", "merge") as yours:
+        for function in screen.demo.fns.values():
+            if any(event == "unload" for _, event in function.targets):
+                function.fn(gr.Request(session_hash="someone"))
+
+        assert before.is_set()
+        assert mine.is_set()
+        assert not yours.is_set()
+        assert [key for key in STOPS if key[0] == "someone"] == []
 
 
 def test_work_that_nobody_waits_for_any_more_is_told_to_stop() -> None:

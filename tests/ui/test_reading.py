@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ import gradio as gr
 import pytest
 
 from merging.compare import Comparison, compare
+from merging.crew import Crew
+from merging.errors import MergeError, MergeStopped
 from tests.conftest import Family
 from tests.ui.screens import Screen, parts
 from ui import comparing
-from ui.comparing import known_comparison
-from ui.jobs import stoppable
+from ui.comparing import known_comparison, make_comparison
+from ui.jobs import stop, stoppable
 from ui.models_panel import Selection, read_models
 from ui.see_panel import DRAWN
 from ui.views import Look
@@ -29,6 +32,8 @@ MOVES = (
     ("from-scaling", "change"),
     ("seed", "change"),
 )
+
+CLICKED = {"cell": "model.norm.weight", "panel": "expert-1", "column": 0}
 
 
 @pytest.fixture
@@ -184,6 +189,28 @@ def test_a_tensor_that_is_clicked_meanwhile_says_when_it_is_known(unread: Screen
     assert "Known when all is read." in unread["microscope"]
 
 
+def test_a_tensor_that_is_clicked_meanwhile_is_shown_when_all_is_read(unread: Screen, before: Any) -> None:
+    before(lambda: (unread.fire("norms", "cell_select", **CLICKED), turn(unread, "views", "Tensor")))
+
+    unread.fire("base", "change")
+
+    assert "kurtosis" in unread["tensor-detail"]
+    assert unread["tensor-histogram"] is not None
+    assert "<h3>model.norm.weight</h3>" in unread["microscope"]
+    assert told(unread, "steps")[-1] is not None
+
+
+def test_of_other_models_no_tensor_was_clicked(unread: Screen) -> None:
+    unread.fire("base", "change")
+    unread.fire("norms", "cell_select", **CLICKED)
+    assert unread["tensor-detail"]
+    unread["experts"] = unread["experts"][:1]
+
+    unread.fire("experts", "change")
+
+    assert (unread["tensor-detail"], unread["tensor-histogram"]) == ("", None)
+
+
 def test_a_reading_that_is_stopped_says_how_to_go_on(unread: Screen, before: Any) -> None:
     before(lambda: unread.fire("see-stop"))
 
@@ -238,3 +265,94 @@ def test_settings_that_are_wrong_are_not_held_and_say_why(family: Family, screen
     screen.fire("hold")
 
     assert "must be between" in screen["holding"]
+
+
+# Two visitors who choose the same models.
+
+
+class Weights:
+    """Reading that waits, once for each who reads, until it is told to go on."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, part: Comparison) -> None:
+        self.begun = 0
+        self.go, self.part, self.stop = threading.Event(), part, threading.Event()
+        monkeypatch.setattr(comparing, "compare", self.compare)
+
+    def compare(self, base: Any, experts: Any, on_step: Any, stop: Any, *, on_part: Any, **named: Any) -> Comparison:
+        self.begun, self.stop = self.begun + 1, stop
+        on_part(self.part)
+        on_step(1, 4)
+        while not self.go.wait(0.01):
+            Crew(stop=stop).listen()
+        return compare(base, experts, on_step, stop, on_part=on_part)
+
+
+@pytest.fixture
+def chosen(family: Family) -> Selection:
+    base, experts = family()
+    return read_models(str(base), [str(path) for path in experts])[1]
+
+
+@pytest.fixture
+def weights(chosen: Selection, monkeypatch: pytest.MonkeyPatch) -> Weights:
+    return Weights(monkeypatch, parts(Path(chosen.base), [Path(path) for path in chosen.fitting])[1])
+
+
+def test_who_chooses_what_another_reads_sees_how_far_it_is_and_waits_for_it(
+    chosen: Selection, weights: Weights
+) -> None:
+    one, other = (make_comparison(chosen, visitor) for visitor in ("one", "other"))
+
+    first, second = next(one), next(other)
+    weights.go.set()
+    for reading in (one, other):
+        list(reading)
+
+    assert first == second == ("Reading the weights: 25%", weights.part)
+    assert weights.begun == 1
+    assert known_comparison(chosen)
+
+
+def test_one_who_stops_leaves_the_other_what_it_reads(chosen: Selection, weights: Weights) -> None:
+    one, other = (make_comparison(chosen, visitor) for visitor in ("one", "other"))
+    next(one), next(other)
+
+    stop("one", "compare")
+    with pytest.raises(MergeStopped):
+        list(one)
+    assert not weights.stop.is_set()
+    weights.go.set()
+    list(other)
+
+    assert weights.begun == 1
+    assert known_comparison(chosen)
+
+
+def test_what_all_have_stopped_is_read_no_further_and_can_be_read_anew(chosen: Selection, weights: Weights) -> None:
+    one, other = (make_comparison(chosen, visitor) for visitor in ("one", "other"))
+    next(one), next(other)
+
+    other.close()  # the visitor has left
+    stop("one", "compare")
+    with pytest.raises(MergeStopped):
+        list(one)
+    assert weights.stop.is_set()
+    assert not known_comparison(chosen)
+
+    weights.go.set()
+    list(make_comparison(chosen, "one"))
+
+    assert weights.begun == 2
+    assert known_comparison(chosen)
+
+
+def test_what_is_wrong_with_the_models_is_told_to_all(chosen: Selection, weights: Weights) -> None:
+    one, other = (make_comparison(chosen, visitor) for visitor in ("one", "other"))
+    next(one), next(other)
+
+    (Path(chosen.base) / "model.safetensors").unlink()
+    weights.go.set()
+
+    for reading in (one, other):
+        with pytest.raises((MergeError, OSError)):
+            list(reading)

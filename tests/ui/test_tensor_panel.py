@@ -12,12 +12,16 @@ import torch
 
 from merging.errors import MergeStopped
 from merging.method import ADAPTERS, METHODS
+from merging.plan import Plan
 from merging.recipe import Recipe
+from merging.spectra import Spectra, spectra
 from tests.adapters import random_adapter
 from tests.conftest import DATA_FREE, Family, random_tensors, write_model
 from tests.ui.screens import Screen, select
+from ui import tensor_panel
 from ui.models_panel import Selection
-from ui.tensor_panel import CHOOSE, against, entries, look, pairs
+from ui.tensor_panel import CHOOSE, against, look, pairs
+from ui.views import show_tensor
 
 UP = "model.layers.1.mlp.up_proj.weight"
 NORM = "model.norm.weight"
@@ -51,12 +55,30 @@ def test_the_steps_of_every_method_are_drawn(family: Family, name: str, tensor: 
     assert "entries by row and column" in head
 
 
-@pytest.mark.parametrize("name", [name for name in METHODS | ADAPTERS if name not in DATA_FREE])
-def test_where_there_are_no_steps_a_sentence_says_why(family: Family, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_the_steps_of_methods_of_adapters_are_drawn(family: Family, tmp_path: Path, name: str) -> None:
+    base, _ = family()
+    shapes = {UP.removesuffix(".weight"): (6, 4)}
+    adapters = [random_adapter(tmp_path / f"adapter-{seed}", seed, shapes, rank=2) for seed in range(2)]
+    selection, recipe = select(base, adapters), Recipe(name, base, tuple(adapters), result="adapter")
+
+    head, steps, _, spectra = looked(selection, recipe)
+    other, nothing, *_ = looked(selection, recipe, NORM)
+
+    titles = [note.text for note in steps.layout.annotations]
+    assert titles[:2] == ["1. base", "2. task vectors"]
+    assert titles[-1] == f"{len(titles)}. merged"
+    assert {bar.name for bar in steps.data if bar.name} == {"adapter-0", "adapter-1"}
+    assert ("What is told in the common basis is of the direction" in head) == (name == "knots")
+    assert "entries by row and column" in head
+    assert spectra is not None
+    assert nothing is None
+    assert "No adapter changes <code>model.norm.weight</code>." in other
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in DATA_FREE])
+def test_where_there_are_no_steps_a_sentence_says_why(family: Family, name: str) -> None:
     base, experts = family()
-    if name in ADAPTERS:
-        shapes = {UP.removesuffix(".weight"): (6, 4)}
-        experts = [random_adapter(tmp_path / f"adapter-{seed}", seed, shapes, rank=2) for seed in range(2)]
 
     head, steps, _, spectra = looked(select(base, experts), Recipe(name, base, tuple(experts)))
 
@@ -127,7 +149,7 @@ def test_nan_is_said_and_leaves_nothing_drawn(family: Family) -> None:
     head, steps, scatter, spectra = looked(selection, Recipe("ties", base, tuple(experts)))
 
     assert "NaN or infinity" in head
-    assert (steps, scatter, spectra, entries(selection, UP)) == (None, None, None, None)
+    assert (steps, scatter, spectra, show_tensor(selection, UP)[1]) == (None, None, None, None)
 
 
 def test_a_name_that_is_no_tensor_of_the_models_is_not_looked_for(family: Family) -> None:
@@ -136,7 +158,7 @@ def test_a_name_that_is_no_tensor_of_the_models_is_not_looked_for(family: Family
 
     assert looked(selection, recipe, "../../etc/passwd") == [CHOOSE, None, None, None]
     assert against(selection, recipe, "<b>", 0, 1) is None
-    assert entries(selection, "<b>") is None
+    assert show_tensor(selection, "<b>") == ("", None)
 
 
 def test_another_pair_is_set_against_each_other(family: Family) -> None:
@@ -160,11 +182,26 @@ def test_the_pairs_are_the_experts_by_name(family: Family) -> None:
     assert (none.value, nobody.value) == (None, None)
 
 
-def test_entries_are_counted_for_each_expert(family: Family) -> None:
-    figure = entries(select(*family()), UP)
+def test_singular_values_are_found_once_for_all_settings(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[str] = []
 
-    assert [line.name for line in figure.data] == ["expert-1", "expert-2"]
-    assert [sum(y or 0 for y in line.y) for line in figure.data] == [24, 24]
+    def counted(work: Plan, name: str, stop: threading.Event) -> Spectra:
+        found.append(name)
+        return spectra(work, name, stop)
+
+    monkeypatch.setattr(tensor_panel, "spectra", counted)
+    base, experts = family()
+    selection = select(base, experts)
+    ties, plain = (Recipe(name, base, tuple(experts)) for name in ("ties", "task_arithmetic"))
+
+    first, again = (looked(selection, recipe)[3] for recipe in (ties, plain))
+    looked(selection, ties, EMBED)
+    write_model(experts[0], random_tensors(7))
+    other = looked(select(base, experts), ties)[3]
+
+    assert found == [UP, EMBED, UP]
+    assert again == first
+    assert other != first
 
 
 def test_looking_stops_when_something_else_is_looked_at(family: Family) -> None:

@@ -1,14 +1,13 @@
-"""One tensor seen close: how its entries are spread, expert against expert, its directions, and a method's steps."""
+"""One tensor seen close: expert against expert, its directions, and a method's steps."""
 
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from merging.microscope import Histogram, Scatter
+from merging.microscope import Scatter
 from merging.spectra import Spectra
 from merging.trace import Told
 from merging.tracing import Trace
@@ -18,31 +17,6 @@ TINTS = ("#94a3b8", "#0072B2", "#E69F00", "#009E73")
 SHAPES = ("circle-open", "triangle-up", "triangle-down", "diamond")
 STEP = 96  # pixels of one step
 MERGED = "#0f766e"
-
-
-def histogram_figure(found: Histogram, names: tuple[str, ...]) -> go.Figure:
-    """How many entries moved how far, a line per expert, both axes logarithmic; 0 is in the middle."""
-    middles = [_middle(low, high) for low, high in pairwise(found.edges.tolist())]
-    scale = found.size / max(found.looked, 1)
-    figure = go.Figure()
-    for index, (name, counts) in enumerate(zip(names, found.counts.tolist(), strict=True)):
-        figure.add_scatter(
-            x=[f"{middle:.2g}" for middle in middles], y=[count * scale or None for count in counts], name=plain(name),
-            mode="lines", line={"color": colour(index), "width": 2, "shape": "hvh"}, hovertemplate="%{y:.3s} near %{x}",
-        )  # fmt: skip
-    quiet(figure, 240, hovermode="x")
-    figure.update_xaxes(
-        title="entry of the task vector, on a logarithmic scale to both sides", type="category", nticks=9
-    )
-    counted = "entries" if found.looked >= found.size else f"entries, estimated from {found.looked:,}"
-    figure.update_yaxes(title=counted, type="log", dtick=1)
-    return figure
-
-
-def _middle(low: float, high: float) -> float:
-    if low < 0 < high:
-        return 0.0
-    return math.copysign(math.sqrt(low * high), low + high)
 
 
 def scatter_figure(found: Scatter) -> go.Figure:

@@ -8,6 +8,7 @@ import gradio as gr
 
 from ui.errors import UNFORESEEN, notice
 from ui.events import PRIVATE
+from ui.jobs import leave
 from ui.jobs import stop as stop_job
 
 
@@ -27,6 +28,10 @@ def working() -> tuple[Any, Any]:
 
 def resting() -> tuple[Any, Any]:
     return gr.Button(interactive=True), gr.Button(interactive=False)
+
+
+def on_leave(request: gr.Request) -> None:
+    leave(request.session_hash or "")
 
 
 def stopper(kind: str) -> Any:

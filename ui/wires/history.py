@@ -14,7 +14,7 @@ from merging.apart import weights_apart
 from merging.errors import MergeError, MergeStopped
 from merging.history import differences
 from ui.downloads import offer
-from ui.errors import notice
+from ui.errors import notice, worded
 from ui.events import PRIVATE, QUIET, after
 from ui.history_panel import apart_figure, apart_in_words, changed, choices, chosen, listed, note_of
 from ui.jobs import Job, announce, stoppable
@@ -110,7 +110,7 @@ def _compared(now: Visit, one: int, other: int, stop: threading.Event) -> Iterat
         found = job.result()
     except MergeStopped:
         yield table + notice("Stopped.", "info"), None
-    except MergeError as error:
-        yield table + notice(str(error)), None
+    except (MergeError, OSError) as error:  # of the system: a folder was deleted meanwhile
+        yield table + notice(worded(error)), None
     else:
         yield table + apart_in_words(found), apart_figure(found)

@@ -64,4 +64,5 @@ def wire(page: Page) -> None:
     )
     gr.on([part.input for part in pair], on_pair, [selection, standing, see.tensor, *pair], seen.scatter, **QUIET)
     after(selection.change, pairs, selection, pair)
-    after(selection.change, lambda: "", None, see.tensor)
+    # Of other models nothing was clicked yet.
+    after(selection.change, lambda: ("", "", None), None, [see.tensor, see.detail, see.histogram])

@@ -17,7 +17,7 @@ from ui.jobs import stop
 from ui.models_panel import Selection, choose
 from ui.page import Page
 from ui.see_panel import DRAWN
-from ui.views import Look, describe, draw_view, places_of
+from ui.views import Look, describe, draw_view, places_of, show_tensor
 from ui.wires.ends import stopper
 
 STOPPED = "Stopped. Press “Read them” to read these models after all, or choose others."
@@ -53,6 +53,7 @@ def wire(page: Page, looks: dict[str, Look]) -> Any:
     """
     see = page.see
     still = (gr.skip(),) * (len(see.plots) + 1)  # what is drawn, as it is
+    apart = (gr.skip(),) * 2  # what is told of the tensor that was clicked, as it is
     readings: Counter[str] = Counter()  # how often each visitor chose models
 
     def on_leave(request: gr.Request) -> None:
@@ -67,35 +68,34 @@ def wire(page: Page, looks: dict[str, Look]) -> Any:
         mine, problem = readings[visitor], ""
         if not selection.ready:
             stop(visitor, "compare")
-            yield "", "", None, *still, *buttons(False, False)
+            yield "", *still, *buttons(False, False)
             return
         if selection.far:
             stop(visitor, "compare")
-            yield notice(FAR, "info"), "", None, *(None,) * len(see.plots), gr.skip(), *buttons(False, False)
+            yield notice(FAR, "info"), *(None,) * len(see.plots), gr.skip(), *buttons(False, False)
             return
-        looked: tuple[Any, Any] = "", None  # into a tensor of other models
         try:
             steps = make_comparison(selection, visitor)
             for words, *drawn in filling(steps, selection.names, lambda: looks.get(visitor, Look())):
                 if readings[visitor] != mine:  # what others show is not to be drawn over
                     break
-                yield notice(words, "info"), *looked, *drawn, *buttons(True, False)
-                looked = gr.skip(), gr.skip()
+                yield notice(words, "info"), *drawn, *buttons(True, False)
         except MergeStopped:
             problem = notice(STOPPED, "info")
         except (MergeError, OSError) as error:
             problem = notice(worded(error))
         if readings[visitor] == mine:  # no others were chosen meanwhile
-            yield problem or describe(selection), "", None, *still, *buttons(False, bool(problem))
+            yield problem or describe(selection), *still, *buttons(False, bool(problem))
 
-    def on_draw(request: gr.Request, selection: Selection, *given: Any) -> tuple[Any, ...]:
+    def on_draw(request: gr.Request, selection: Selection, tensor: str, *given: Any) -> tuple[Any, ...]:
         """Everything that is in sight; nothing of the last models stays where these could not be read."""
         known, look = known_comparison(selection), Look(*given)
         if selection.far:
-            return *(None,) * len(see.plots), gr.skip()
+            return *(None,) * len(see.plots), gr.skip(), *apart
         if selection.ready and not known and not unread(selection, request.session_hash or ""):
-            return still  # they are still being read
-        return *draw_view(known, selection.names, look), places_of(known, look.where)
+            return *still, *apart  # they are still being read
+        near = show_tensor(selection, tensor) if known and tensor else apart  # it was clicked before all was known
+        return *draw_view(known, selection.names, look), places_of(known, look.where), *near
 
     look = [see.view, see.measure, see.pair, see.kept, see.where]
     page.demo.unload(on_leave)
@@ -117,14 +117,14 @@ def wire(page: Page, looks: dict[str, Look]) -> Any:
     read = chosen.then(
         on_models,
         [page.models.selection, *look],
-        [see.note, see.detail, see.histogram, *see.plots, see.where, see.stop, see.read],
+        [see.note, *see.plots, see.where, see.stop, see.read],
         **{**QUIET, "trigger_mode": "multiple"},
         concurrency_limit=4,
     )
     return read.then(
         on_draw,
-        [page.models.selection, *look],
-        [*see.plots, see.where],
+        [page.models.selection, see.tensor, *look],
+        [*see.plots, see.where, see.detail, see.histogram],
         **PRIVATE,
         show_progress="hidden",
     )

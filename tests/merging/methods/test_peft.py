@@ -61,6 +61,11 @@ def test_pefts_combination_is_ours(case: dict[str, Any], tmp_path: Path) -> None
             assert "svd" not in params["combination_type"]
 
 
+def ruled(rule: str, tensors: Any, weights: list[float], density: float | None, election: str, draws: Any) -> Any:
+    """What a rule makes of several tensors."""
+    return peft.joined(rule, peft.thinned(rule, tensors, density, draws), weights, election)
+
+
 @pytest.mark.parametrize("case", DENSE, ids=[case["id"] for case in DENSE])
 def test_pefts_rules_are_ours(case: dict[str, Any]) -> None:
     params, tensors = case["params"], load_file(GOLDEN / case["file"])
@@ -70,7 +75,7 @@ def test_pefts_rules_are_ours(case: dict[str, Any]) -> None:
 
     for name in names:
         tau = torch.stack([tensors[f"expert{i}.{name}"] - tensors[f"base.{name}"] for i in experts])
-        found = peft.ruled(
+        found = ruled(
             {"task_arithmetic": "linear"}.get(rule, rule),
             tau,
             params["weights"],
@@ -155,7 +160,7 @@ def test_dare_keeps_its_share_and_its_mean() -> None:
     assert kept.ne(0).float().mean().item() == pytest.approx(0.3, abs=0.003)
     torch.testing.assert_close(kept[kept != 0], (tensors / 0.3).expand_as(kept)[kept != 0])
     assert (kept.mean(0) - tensors).abs().mean() < 3 * (tensors.abs() * (0.7 / 0.3 / 400) ** 0.5).mean()
-    mixed = torch.stack([peft.ruled("dare_linear", tensors, [1, -2], 0.3, "total", draws(s)) for s in range(400)])
+    mixed = torch.stack([ruled("dare_linear", tensors, [1, -2], 0.3, "total", draws(s)) for s in range(400)])
     error = (0.7 / 0.3 / 400 * (tensors[0].square() + 4 * tensors[1].square())).sqrt()
     assert ((mixed.mean(0) - (tensors[0] - 2 * tensors[1])).abs() < 6 * error).all()
 
@@ -165,7 +170,7 @@ def test_dare_ties_averages_what_agrees_of_what_is_kept() -> None:
     tensors = torch.randn(2, 40, 50)
     first, second = peft.dropped(tensors, 0.5, draws(1))
 
-    found = peft.ruled("dare_ties", tensors, [1.0, 3.0], 0.5, "total", draws(1))
+    found = ruled("dare_ties", tensors, [1.0, 3.0], 0.5, "total", draws(1))
 
     votes = torch.where(first + second >= 0, 1.0, -1.0)
     agree = [part.sign() == votes for part in (first, second)]

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,6 @@ def same(one: Comparison, other: Comparison) -> bool:
         "zeros",
         "means",
         "kurtosis",
-        "histogram",
         "energy",
         "energies",
         "cosines",
@@ -143,6 +143,27 @@ def test_a_file_that_is_damaged_or_not_ours_is_as_if_it_were_not_there(family: F
     assert same(first, second)
     if how != "folder":  # which is left alone
         assert not look(*folders)[1]
+
+
+def test_two_who_keep_the_same_at_once_are_not_at_one_file(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Path] = []
+
+    def save(tensors: Any, file: Path, *told: Any) -> None:
+        written.append(file)
+        save_file(tensors, file, *told)
+        if len(written) == 1:  # another one keeps the same before this one is done
+            compare.compare(*opened(*folders), cached=True)
+        assert file.is_file()
+
+    folders = family()
+    monkeypatch.setattr("safetensors.torch.save_file", save)
+    found, _ = look(*folders)
+
+    assert len({*written}) == 2
+    assert all(cache.NAME.fullmatch(file.name) for file in written)
+    again, read = look(*folders)
+    assert not read
+    assert same(found, again)
 
 
 def test_the_files_that_were_used_longest_ago_make_room(
