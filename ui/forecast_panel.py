@@ -61,9 +61,16 @@ def forecast_panel() -> Forecast:
             hold = gr.Button("Compare with the settings as they are now", size="sm", elem_id="hold")
             choices = [(title, key) for key, title in COMPARED.items()]
             compared = gr.Radio(
-                choices, value="weights", label="Difference of", elem_id="compared", elem_classes="chips"
+                choices,
+                value="weights",
+                label="What is compared",
+                show_label=False,
+                elem_id="compared",
+                elem_classes="chips",
             )
-            difference = PlotView(label="Difference from the settings held", empty="", elem_id="difference")
+            difference = PlotView(
+                label="The settings held, those of now, and their difference", empty="", elem_id="difference"
+            )
         with gr.Tab(VIEWS["recipe"], id="recipe"):
             text = gr.Code(
                 language="yaml",
