@@ -91,7 +91,7 @@ def wire(page: Page, looks: dict[str, Look]) -> Any:
             return still  # they are still being read
         return *draw_view(known, selection.names, look), places_of(known, look.where)
 
-    look = [see.view, see.measure, see.pair, see.kept, see.where]
+    look = [see.view, *see.choices]
     page.demo.unload(on_leave)
     see.stop.click(stopper("compare"), None, None, queue=False, **PRIVATE)
     chosen = gr.on(
