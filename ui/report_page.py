@@ -222,7 +222,7 @@ def _taken(report: Report) -> str:
     rows = [(_text(what), _text(size)) for what, size in told.items() if size]
     words = (
         f"The plan counts {in_words(PROGRAM)} for the program itself. What was measured is of the whole program, with "
-        "models that it had read before and whatever else it did meanwhile; its memory was looked at 50 times a second. "
+        "models that it had read before and all that it did meanwhile; its memory was looked at 50 times a second. "
         "Bytes that are read and written again to check them count again."
     )
     return _table(("What", "Size"), rows) + f"<p>{words}</p>" if rows else ""

@@ -9,7 +9,7 @@ import gradio as gr
 
 from ui.downloads import room
 from ui.measures import MEASURES, RELATIVE
-from ui.plot_view import PlotView
+from ui.plot_view import READING, PlotView
 from ui.tensor_panel import Microscope, tensor_panel
 
 VIEWS = {"layers": "Layers", "depth": "Depth", "experts": "Experts", "table": "Table", "tensor": "Tensor"}
@@ -71,7 +71,9 @@ def see_panel() -> See:
     with gr.Tabs(elem_id="views") as tabs:
         with gr.Tab(VIEWS["layers"], id="layers"):
             empty = "Choose a base and an expert that fits it, and what it changed appears here."
-            norms = PlotView(label="What each expert changed, by layer and module", empty=empty, elem_id="norms")
+            norms = PlotView(
+                READING, label="What each expert changed, by layer and module", empty=empty, elem_id="norms"
+            )
         with gr.Tab(VIEWS["depth"], id="depth"):
             curves = PlotView(label="What each expert changed, over the depth", empty="", elem_id="curves")
         with gr.Tab(VIEWS["experts"], id="experts"):
