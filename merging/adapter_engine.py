@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from merging.adapter_config import CONFIG
 from merging.adapter_folder import STEM, entries_of, merged_config, names_of
@@ -17,6 +18,7 @@ from merging.document import RECIPE
 from merging.findings import Preflight
 from merging.low_rank import Loss, told
 from merging.making import making
+from merging.meter import metered
 from merging.progress import Clock, Step
 from merging.provenance import mark, provenance
 from merging.ranking import NotFiniteError
@@ -46,9 +48,8 @@ def merge_changes(
     models = [*changes.adapters, *([changes.base] if changes.base else [])]
     marked = partial(mark, dict(story), models, found.ranks, changes.work.fates)
     clock.lap("check")
-    with making(
-        place, story, marked, entries, clock, limit=1 << 62, hands=many, stop=stop, fsync=fsync, stem=STEM
-    ) as at:
+    kind: dict[str, Any] = {"limit": 1 << 62, "hands": many, "stop": stop, "fsync": fsync, "stem": STEM}
+    with metered() as taken, making(place, story, marked, entries, clock, **kind) as at:
         work = Adapting(changes, settings, found.ranks, at, on_step, recipe.seed)
         with closing(work.stream.files):
             try:
@@ -66,4 +67,5 @@ def merge_changes(
         sums = at.checksums
         work.progress.finish()
     size = sum(entry.bytes for entry in entries)
-    return Report(place, size, clock.total, found.fates, clock.laps, warnings, sums, shares, work.kept)
+    cost = found.memory, taken
+    return Report(place, size, clock.total, found.fates, clock.laps, warnings, sums, shares, work.kept, *cost)

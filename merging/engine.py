@@ -20,6 +20,7 @@ from merging.header import STORED_AS, Entry
 from merging.limits import crowded
 from merging.making import making
 from merging.memory import merge_groups as merge_groups
+from merging.meter import metered
 from merging.output import SHARD, shards
 from merging.passes import largest_unit
 from merging.plan import Plan
@@ -78,7 +79,7 @@ def merge(
     if words := crowded(work, len(list(shards(entries, limit)))):
         raise MergeError(words)
     mark = partial(mark_of, dict(story), work, limit, device)
-    with making(place, story, mark, entries, clock, limit=limit, hands=hands, **known) as at:
+    with metered() as taken, making(place, story, mark, entries, clock, limit=limit, hands=hands, **known) as at:
         run = Run(work, settings, at.crew, device, at.output, at.place, whole, left, on_step)
         with closing(run.stream.files):
             try:
@@ -92,9 +93,8 @@ def merge(
         story |= {"fates": work.fates, "warnings": warnings}
         sums = at.checksums
         run.progress.finish()
-    return Report(
-        place, sum(e.bytes for e in entries), clock.total, work.fates, clock.laps, warnings, sums, kept=run.kept
-    )
+    size, cost = sum(entry.bytes for entry in entries), (found.memory, taken)
+    return Report(place, size, clock.total, work.fates, clock.laps, warnings, sums, {}, run.kept, *cost)
 
 
 def team_of(work: Plan, settings: Settings, room: int, workers: int | None) -> tuple[int, dict[str, int], Room]:

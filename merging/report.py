@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from merging.meter import Taken
+
 
 @dataclass(frozen=True)
 class Report:
@@ -19,3 +21,5 @@ class Report:
     checksums: dict[str, str] = field(default_factory=dict)
     lost: dict[str, float] = field(default_factory=dict)  # by an adapter's rank: the share of a matrix's squared norm
     kept: int = 0  # tensors that an earlier run to the same place had finished
+    planned: int = 0  # bytes of memory that the merge was to have at most, about, the program's own included
+    taken: Taken = field(default_factory=Taken)  # of the machine

@@ -38,8 +38,12 @@ async function take(file, name) {
   trigger('dropped', {name: String(name).slice(0, 300), text: text.slice(0, LIMIT)});
 }
 
-// What misses the zone would take the place of the page in the browser.
-for (const kind of ['dragover', 'drop']) document.addEventListener(kind, (event) => event.preventDefault());
+// A file that misses the zone would take the place of the page in the browser; text may go where it is wanted.
+for (const kind of ['dragover', 'drop']) document.addEventListener(kind, (event) => {
+  if (event.defaultPrevented || !event.dataTransfer || ![...event.dataTransfer.types].includes('Files')) return;
+  event.preventDefault();
+  event.dataTransfer.dropEffect = 'none';
+});
 zone.addEventListener('dragover', (event) => { event.preventDefault(); zone.classList.add('over'); });
 zone.addEventListener('dragleave', () => zone.classList.remove('over'));
 zone.addEventListener('drop', async (event) => {

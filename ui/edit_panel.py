@@ -20,6 +20,7 @@ PARTS = [TENSOR, LAYER, MODULE, GROUP, *THIRDS, MODEL]
 ONE, ALL = "this expert", "all experts"
 SET, SCALE, ZERO, RAMP, BACK = "set", "scale", "zero", "ramp", "as before"
 CHANGES = [SET, SCALE, ZERO, RAMP, BACK]
+NUMBERS = {SET: "to", SCALE: "by", RAMP: "from"}  # what is before the first number of a change, which others lack
 NOTHING = "Click a cell of the heatmap, or walk to it with the arrow keys and press Enter; then change its weight."
 
 
@@ -64,7 +65,7 @@ def edit_panel() -> Editing:
         with gr.Row(elem_classes="compact"):
             change = gr.Radio(CHANGES, value=SET, label="Weight", elem_id="edit-change", elem_classes="chips")
             first = gr.Number(1.0, label="to", step=0.1, min_width=70, elem_id="edit-first")
-            last = gr.Number(0.0, label="at the end", step=0.1, min_width=70, visible=False, elem_id="edit-last")
+            last = gr.Number(0.0, label="to", step=0.1, min_width=70, visible=False, elem_id="edit-last")
         with gr.Row(elem_classes="compact"):
             apply = gr.Button("Apply", variant="primary", size="sm", min_width=70, elem_id="edit-apply")
             undo = gr.Button("Undo", size="sm", min_width=60, interactive=False, elem_id="edit-undo")
@@ -86,6 +87,11 @@ def told(picked: Picked, hurdle: str = "") -> str:
         return why or f'<p class="caption">{NOTHING}</p>'
     whose = f" of {html.escape(picked.name)}" if picked.name else ""
     return f'{why}<p class="caption"><b>{html.escape(picked.tensor)}</b>{whose}</p>'
+
+
+def numbers_of(change: str) -> tuple[Any, Any]:
+    """The boxes for the numbers of a change."""
+    return gr.Number(visible=change in NUMBERS, label=NUMBERS.get(change, "")), gr.Number(visible=change == RAMP)
 
 
 def part_of(picked: Picked, which: str) -> Part | None:
@@ -125,6 +131,8 @@ def edit_of(
         return Edit(part, "set", 0.0, expert=expert)
     if first is None or (change == RAMP and last is None):
         return "The weight is empty. Write a number."
+    if change == SCALE and first == 1:
+        return "A weight × 1 is what it was, so nothing would change. Write another factor."
     if change == SCALE:
         return Edit(part, "scale", float(first), expert=expert)
     return Edit(part, "set", float(first), float(last) if change == RAMP else None, expert=expert)

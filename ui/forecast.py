@@ -20,12 +20,14 @@ from merging.recipe import Recipe
 from merging.wholes import LATER
 from ui.comparing import known_predictor, predicted
 from ui.errors import notice
+from ui.figures.compared import Side, compared_figure
 from ui.figures.effects import NEEDED, effect_figure
 from ui.figures.sketch import Sketch
-from ui.forecast_panel import COMPARED, VIEWS
+from ui.forecast_panel import VIEWS
 from ui.models_panel import Selection
 from ui.plots import coefficients_figure
 
+SIDES = {"weights": "weight", "kept": "share of entries kept", "relative": "‖merged τ‖ / ‖W₀‖"}
 Drawn = tuple[Any, ...]  # the caption, what each of VIEWS shows, and whether all of it is exact
 
 
@@ -83,14 +85,18 @@ def _held_against(selection: Selection, recipe: Recipe, held: Recipe, quick: boo
 def difference_figure(
     found: Prediction, other: Prediction, names: tuple[str, ...], compared: str, known: Comparison
 ) -> Sketch:
-    """By how much the settings differ from those that are held, tensor by tensor."""
-    differs = difference(found, other)
-    label = f"difference in {COMPARED[compared]}"
-    if compared in ("weights", "kept"):
-        columns, gaps = names, {**_gaps(other, known, compared), **_gaps(found, known, compared)}
-    else:
-        columns, gaps = ("merge",), {(row, 0): words for row, words in {**other.why, **found.why}.items()}
-    return coefficients_figure(found.names, columns, differs.tables[compared].tolist(), label, gaps, signed=True)
+    """The settings that are held, those of now, and by how much these differ, tensor by tensor."""
+    table, label = difference(found, other).tables[compared], SIDES[compared]
+    each = compared in ("weights", "kept")
+
+    def gaps(one: Prediction) -> dict[tuple[int, int], str]:
+        return _gaps(one, known, compared) if each else {(row, 0): words for row, words in one.why.items()}
+
+    held, now = (
+        Side(title, label, one.tables[compared].tolist(), gaps(one)) for title, one in (("Held", other), ("Now", found))
+    )
+    differs = Side("Now − held", "difference", table.tolist(), {**held.gaps, **now.gaps})
+    return compared_figure(found.names, names if each else ("merge",), (held, now, differs))
 
 
 def _gaps(found: Prediction, known: Comparison, table: str = "weights") -> dict[tuple[int, int], str]:

@@ -10,7 +10,7 @@ from ui.downloads import room
 from ui.drop_zone import DropZone
 from ui.edit_panel import Editing, edit_panel
 from ui.figures.effects import DISTANCE, EFFECTS
-from ui.plot_view import PlotView
+from ui.plot_view import READING, PlotView
 
 VIEWS = {"weights": "Coefficients", "effects": "Effects", "difference": "Compare", "recipe": "Recipe"}
 COMPARED = {"weights": "weights", "kept": "entries kept", "relative": "distance from the base"}
@@ -50,7 +50,10 @@ def forecast_panel() -> Forecast:
     with gr.Tabs(elem_id="forecast") as tabs:
         with gr.Tab(VIEWS["weights"], id="weights"):
             plot = PlotView(
-                label="Merge coefficients by tensor and expert", empty="Nothing to weigh yet.", elem_id="weights"
+                READING,
+                label="Merge coefficients by tensor and expert",
+                empty="Nothing to weigh yet.",
+                elem_id="weights",
             )
             editing = edit_panel()
         with gr.Tab(VIEWS["effects"], id="effects"):
@@ -61,9 +64,16 @@ def forecast_panel() -> Forecast:
             hold = gr.Button("Compare with the settings as they are now", size="sm", elem_id="hold")
             choices = [(title, key) for key, title in COMPARED.items()]
             compared = gr.Radio(
-                choices, value="weights", label="Difference of", elem_id="compared", elem_classes="chips"
+                choices,
+                value="weights",
+                label="What is compared",
+                show_label=False,
+                elem_id="compared",
+                elem_classes="chips",
             )
-            difference = PlotView(label="Difference from the settings held", empty="", elem_id="difference")
+            difference = PlotView(
+                label="The settings held, those of now, and their difference", empty="", elem_id="difference"
+            )
         with gr.Tab(VIEWS["recipe"], id="recipe"):
             text = gr.Code(
                 language="yaml",

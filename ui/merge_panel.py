@@ -14,10 +14,11 @@ import gradio as gr
 
 from merging.engine import Step, merge
 from merging.errors import MergeError, MergeStopped, RecipeError
+from merging.findings import inside
 from merging.hub.models import fetched, on_the_hub
 from merging.method import ADAPTERS, find_method
 from merging.preflight import Preflight, check
-from merging.publish import beside
+from merging.publish import beside, target
 from merging.recipe import Recipe
 from merging.report import Report
 from merging.sizes import in_words
@@ -50,6 +51,7 @@ class Merge:
 # The weight of one expert among all, as text; an emptied field leaves it as it was.
 SLIDE = "(value, all) => value === null ? all : JSON.stringify({...JSON.parse(all), [%s]: value})"
 DOWNLOADING = "Downloading"
+NAMELESS = "The output folder has no name. Write one."
 VARIES = "It is not the same for all tensors. Move it, and it is."
 
 
@@ -119,17 +121,31 @@ def recipe_of(selection: Selection, fields: dict[str, Any], weights: dict[str, A
 
 def estimate(recipe: Recipe | None, output: str) -> str:
     """What a merge would read, write and take, or the first thing that is in its way; from headers alone."""
-    if recipe is None or not recipe.experts or not output.strip():
+    if recipe is None or not recipe.experts:
         return ""
-    if words := unplaceable(output):
-        return f'<p class="caption">{escaped(words)}</p>'
+    if not output.strip() or unplaceable(output):
+        return f'<p class="caption">{escaped(refused(output))}</p>'
     found = check(recipe, output.strip())
-    return f'<p class="caption">{escaped(in_the_way(found) if found.problems else needed(found))}</p>'
+    words = in_the_way(found, refused(output, recipe)) if found.problems else needed(found)
+    return f'<p class="caption">{escaped(words)}</p>'
 
 
-def in_the_way(found: Preflight) -> str:
-    """The first of a merge's problems, and how many more there are."""
-    first, *others = found.problems
+def refused(output: str, recipe: Recipe | None = None) -> str:
+    """Why a merge cannot be written to a folder, in a sentence; empty where it can."""
+    if not output.strip():
+        return NAMELESS
+    if words := unplaceable(output):
+        return words
+    try:
+        target(output.strip(), 0)
+    except MergeError as error:
+        return str(error)
+    return next(iter(inside(output.strip(), recipe)), "") if recipe else ""
+
+
+def in_the_way(found: Preflight, worst: str = "") -> str:
+    """The first of a merge's problems, or the worst where that is one of them, and how many more there are."""
+    first, *others = sorted(found.problems, key=lambda problem: problem != worst)
     more = f" And {len(others)} more {'thing is' if len(others) == 1 else 'things are'} in the way." if others else ""
     return first + more
 
@@ -144,7 +160,7 @@ def needed(found: Preflight) -> str:
 def run_merge(recipe: Recipe | None, output: str, visitor: str) -> Iterator[tuple[str, Report | None]]:
     """Merge, telling how far it is: pairs of what to show, and the report of the merge when it is there."""
     if not output.strip():
-        yield notice("The output folder has no name. Write one."), None
+        yield notice(NAMELESS), None
         return
     if words := unplaceable(output):
         yield notice(words), None

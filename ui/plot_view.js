@@ -36,8 +36,14 @@ const dress = (layout) => Object.assign(layout, {
 // The figure that is shown; it arrives as text, since the page copies whatever else it is given at every event.
 let figure = null;
 
+// Some plots bring another layout for where there is little room.
+let told = {}, narrow = false;
+const isNarrow = () => element.clientWidth < ((((told.layout || {}).meta || {}).narrow || {}).below || 0);
+
 async function draw() {
-  const told = props.value ? JSON.parse(props.value) : {};
+  told = props.value ? JSON.parse(props.value) : {};
+  narrow = isNarrow();
+  if (narrow) Object.assign(told.layout, told.layout.meta.narrow.layout);
   figure = told.data ? told : null;
   empty.textContent = told.words || nothing;
   const shown = Boolean(figure);
@@ -62,7 +68,7 @@ async function draw() {
   box.on('plotly_hover', (event) => { if (event.points[0].customdata === null) Plotly.Fx.unhover(box); });
   box.on('plotly_click', ({points: [point]}) => choose(point.customdata, point.data, point.pointIndex));
   new MutationObserver(() => figure && draw()).observe(document.body, {attributes: true, attributeFilter: ['class']});
-  new ResizeObserver(() => box.offsetWidth && figure && Plotly.Plots.resize(box)).observe(box);
+  new ResizeObserver(() => box.offsetWidth && figure && (narrow === isNarrow() ? Plotly.Plots.resize(box) : draw())).observe(box);
 }
 
 const heatmaps = () => ((figure && figure.data) || []).map((trace, index) => ({trace, index}))
@@ -96,7 +102,7 @@ async function focusCell(maps, where) {
   const {trace, index} = maps[at.map];
   // Where rows are not labelled for people, their tensor's name is.
   const row = trace.name || !trace.customdata ? trace.y[at.row] : cellOf(trace, at) || 'between layers';
-  const text = [trace.name, plain(row), plain(trace.x[at.col])].filter(Boolean).join(', ');
+  const text = [trace.name || trace.meta, plain(row), plain(trace.x[at.col])].filter(Boolean).join(', ');
   live.textContent = text + ': ' + (trace.text[at.row][at.col] || 'nothing');
   frame(trace, at);
   const Plotly = await window.mergescopePlotly;
@@ -170,7 +176,7 @@ function tableOfCells(trace) {
   const named = (row) => (trace.name || !trace.customdata ? trace.y[row] || 'outside the layers' : trace.customdata[row].find(Boolean));
   const rows = trace.z.map((cells, row) => [named(row), ...cells.map((cell, col) =>
     cell === null || cell === undefined ? ((trace.text || [])[row] || [])[col] || '' : cell)]);
-  return {title: trace.name || '', head: ['', ...trace.x], rows: rows.filter(([name]) => name)};
+  return {title: trace.name || trace.meta || '', head: ['', ...trace.x], rows: rows.filter(([name]) => name)};
 }
 
 // `number` is what the names of the plot's axes end in.

@@ -31,6 +31,9 @@ class Words:
         return json.dumps({"words": self.text})
 
 
+READING = Words("The models are being read.")
+
+
 class PlotView(gr.HTML):
     """Shows a Plotly figure; fires `cell_select` with the `customdata` of the heatmap cell that was chosen.
 

@@ -17,8 +17,8 @@ from ui.figures.sketch import Sketch
 
 COLUMNS = 3  # panels side by side
 TALLEST = 560  # pixels of the coefficient heatmap, so that it can stay in sight beside the sliders
-FINER = (0.01, 0.02, 0.05, 0.1)  # of differences
 Trace = dict[str, Any]  # in Plotly's words
+Row = tuple[str | None, Place | None]  # a tensor and its place, or neither between two layers
 Gaps = dict[tuple[int, int], str]  # why there is no number, by the row and the column of the table
 STEPS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)  # where the scale of coefficients may end: it must not jump about
 
@@ -73,9 +73,9 @@ def norms_figure(
     values = [value for row in table for value in row if math.isfinite(value)]
     signed = min(values, default=0.0) < 0
     top = max(map(abs, values), default=1.0) or 1.0
-    told = _told(names, table, label, gaps or {})
+    known = told(names, table, label, gaps or {})
     for index, expert in enumerate(experts):
-        mine = {name: row[index] for name, row in told.items()}
+        mine = {name: row[index] for name, row in known.items()}
         first, column = index // COLUMNS * (len(heights) // down) + 1, index % COLUMNS + 1
         if tall:
             figure.add_trace(_layers(layout, mine, expert), first, column)
@@ -123,7 +123,7 @@ class Told(NamedTuple):
 NOTHING = Told(None, "")  # where the models have no such tensor
 
 
-def _told(names: tuple[str, ...], table: list[list[float]], label: str, gaps: Gaps) -> dict[str, list[Told]]:
+def told(names: tuple[str, ...], table: list[list[float]], label: str, gaps: Gaps) -> dict[str, list[Told]]:
     def cell(value: float, at: tuple[int, int]) -> Told:
         if not math.isfinite(value):
             return Told(None, gaps.get(at, "no number"))
@@ -176,49 +176,59 @@ def coefficients_figure(
     table: list[list[float]],
     label: str,
     gaps: Gaps | None = None,
-    signed: bool = False,
 ) -> Sketch:
     """Rows are tensors, layer by layer; columns are experts. NaN leaves a hole, which says why.
 
-    A `signed` scale has zero in its middle, as it has by itself where a number is negative.
+    Where a number is negative, the scale has zero in its middle.
     """
-    rows: list[tuple[str | None, Place | None]] = []
-    for name in names:
-        at = place(name)
-        if rows and rows[-1][1] and rows[-1][1].row != at.row:
-            rows.append((None, None))  # a gap between layers
-        rows.append((name, at))
+    rows = tensor_rows(names)
     height = min(48 + 28 * len(rows), TALLEST)
-    told = _told(names, table, label, gaps or {})
-    cells = [told[name] if name else [NOTHING] * len(experts) for name, _ in rows]
-    y = [str(index) for index in range(len(rows))]
-    values = [value for row in table for value in row if math.isfinite(value)]
-    low, high = min(values, default=0.0), max(values, default=1.0)
-    steps = (*(FINER if signed else ()), *STEPS)
-    signed = signed or low < 0
-    reach = next((step for step in steps if step >= max(high, -low)), max(high, -low))
-    trace = _heatmap(
-        cells, [plain(expert) for expert in experts], y, [[name] * len(experts) for name, _ in rows], "",
-        ygap=1 if len(rows) < 120 else 0, xgap=2,
-    )  # fmt: skip
-    ticks, texts = _tensor_ticks(rows, height)
-    scale = {
-        "colorscale": get_colorscale(SIGNED if signed else SCALE),
-        "cmin": -reach if signed else 0,
-        "cmax": reach,
-        "colorbar": _bar(label, height - 48),
-    }
+    trace, holes = tensor_map(rows, experts, told(names, table, label, gaps or {}))
+    ticks, texts = tensor_ticks(rows, height - 50)
+    scale = {**scaled([table], STEPS), "colorbar": _bar(label, height - 48)}
     quiet = {"type": "category", "ticks": "", "showgrid": False}
     layout = {
         "height": height,
         "margin": {"l": 96, "r": 8, "t": 40, "b": 8},
         "coloraxis": scale,
         "dragmode": False,
-        "shapes": _holes(cells),
+        "shapes": holes,
         "xaxis": {**quiet, "side": "top", "tickfont": {"size": 12}},
         "yaxis": {**quiet, "autorange": "reversed", "tickvals": ticks, "ticktext": texts, "tickfont": {"size": 10}},
     }
     return Sketch([trace], layout)
+
+
+def tensor_rows(names: tuple[str, ...]) -> list[Row]:
+    """A row for each tensor, and an empty one between two layers."""
+    rows: list[Row] = []
+    for name in names:
+        at = place(name)
+        if rows and rows[-1][1] and rows[-1][1].row != at.row:
+            rows.append((None, None))
+        rows.append((name, at))
+    return rows
+
+
+def tensor_map(
+    rows: list[Row], columns: tuple[str, ...], known: dict[str, list[Told]], **extra: Any
+) -> tuple[Trace, list[dict[str, Any]]]:
+    """A heatmap of these rows, whatever they are named in `known`, and the grounds of its holes."""
+    cells = [known[name] if name else [NOTHING] * len(columns) for name, _ in rows]
+    names = [[name] * len(columns) for name, _ in rows]
+    places = [str(index) for index in range(len(rows))]
+    gap = 1 if len(rows) < 120 else 0
+    trace = _heatmap(cells, [plain(column) for column in columns], places, names, "", ygap=gap, xgap=2, **extra)
+    return trace, _holes(cells)
+
+
+def scaled(tables: list[list[list[float]]], steps: tuple[float, ...], signed: bool = False) -> dict[str, Any]:
+    """The colours for all numbers of some tables; they end at one of `steps`, so that they do not jump about."""
+    values = [value for table in tables for row in table for value in row if math.isfinite(value)]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    signed, far = signed or low < 0, max(high, -low)
+    reach = next((step for step in steps if step >= far), far)
+    return {"colorscale": get_colorscale(SIGNED if signed else SCALE), "cmin": -reach if signed else 0, "cmax": reach}
 
 
 def _holes(cells: list[list[Told]]) -> list[dict[str, Any]]:
@@ -242,15 +252,15 @@ def _holes(cells: list[list[Told]]) -> list[dict[str, Any]]:
     ]
 
 
-def _tensor_ticks(rows: list[tuple[str | None, Place | None]], height: int) -> tuple[list[str], list[str]]:
+def tensor_ticks(rows: list[Row], height: int) -> tuple[list[str], list[str]]:
     """A label for each tensor while they have the room; then for each layer; then for every so many."""
-    each = (height - 50) / max(len(rows), 1)
+    each = height / max(len(rows), 1)
     if each >= 11:
         shown = [(str(i), f"{at.row} · {at.module}" if at.row else at.module) for i, (_, at) in enumerate(rows) if at]
     else:
         first = {at.row or at.module: i for i, (_, at) in reversed(list(enumerate(rows))) if at}
         layers = sorted((i, _row_label(row)) for row, i in first.items())
-        every = math.ceil(len(layers) * 13 / (height - 50))
+        every = math.ceil(len(layers) * 13 / height)
         shown = [(str(i), row) for i, row in layers[::every]]
     return [tick for tick, _ in shown], [plain(text) for _, text in shown]
 

@@ -17,6 +17,7 @@ import plotly
 import plotly.graph_objects as go
 
 from merging.errors import MergeError
+from merging.findings import PROGRAM
 from merging.header import read_json
 from merging.identity import EDGE
 from merging.method import find_method
@@ -67,6 +68,7 @@ def report_page(
         _pictures(pictures, missing),
         _section("What became of every tensor", _fates(report.fates)),
         _section("Times", _times(report)),
+        _section("Memory and files", _taken(report)),
         _section("Inputs", _inputs(story)),
         _section("Result", _outputs(report, story)),
         _section("Versions", _versions()),
@@ -204,6 +206,26 @@ def _fates(fates: dict[str, str]) -> str:
 def _times(report: Report) -> str:
     rows = [(_text(stage), f"{seconds:.2f} s") for stage, seconds in report.timings.items()]
     return _table(("Stage", "Time"), [*rows, ("in all", f"{report.seconds:.2f} s")], numbers=(1,))
+
+
+def _taken(report: Report) -> str:
+    """What the merge took of the machine, as far as the system counted it."""
+    taken, seconds = report.taken, max(report.seconds, 1e-3)
+    more = f"{in_words(taken.peak)}, of which {in_words(taken.peak - taken.before)} more than before it"
+    told = {
+        "Memory that was planned for, at most": report.planned and in_words(report.planned),
+        "Memory while it ran, at most": taken.peak and more,
+        "Read from files": taken.read and f"{in_words(taken.read)}, {in_words(taken.read / seconds)} a second",
+        "Written to files": taken.written
+        and f"{in_words(taken.written)}, {in_words(taken.written / seconds)} a second",
+    }
+    rows = [(_text(what), _text(size)) for what, size in told.items() if size]
+    words = (
+        f"The plan counts {in_words(PROGRAM)} for the program itself. What was measured is of the whole program, with "
+        "models that it had read before and all that it did meanwhile; its memory was looked at 50 times a second. "
+        "Bytes that are read and written again to check them count again."
+    )
+    return _table(("What", "Size"), rows) + f"<p>{words}</p>" if rows else ""
 
 
 def _story(report: Report) -> dict[str, Any]:

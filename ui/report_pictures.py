@@ -32,15 +32,17 @@ def pictures_of(chosen: Selection, past: Past) -> tuple[list[Picture], str]:
 def _apart(chosen: Selection, past: Past) -> str:
     """Why the models on the page are not those of the merge; empty where they are."""
     recipe = past.recipe
+    if recipe.base is None:
+        return f"{NONE}: this merge was made without a base model, and what they show is measured from one."
     if str(recipe.base) != chosen.base or tuple(map(str, recipe.experts)) != chosen.fitting:
         words = "when it was made, the page showed other models than those of this merge, or these in another order"
         return f"{NONE}: {words}. To have them, choose the models of this merge on the page, and make the report again."
+    if not past.models:
+        words = "the files of its models could not be looked at when it was done"
+        return f"{NONE}: {words}, so that nobody knows whether those on the page are the same."
     names = ("the base", *chosen.names)
-    known = past.models or ((),) * len(names)
     # The selection tells of the tokenizer's files, too, after those that the weights are read from.
-    moved = [
-        name for name, now, then in zip(names, chosen.key, known, strict=True) if now[: len(then)] != then or not then
-    ]
+    moved = [name for name, now, then in zip(names, chosen.key, past.models, strict=True) if now[: len(then)] != then]
     if moved:
         words = f"the files of {', '.join(moved)} are not those that were merged, since they changed on disk"
         return f"{NONE}: {words}. What could be drawn of them now is not what this merge was made of."

@@ -9,7 +9,7 @@ import gradio as gr
 
 from ui.downloads import room
 from ui.measures import MEASURES, RELATIVE
-from ui.plot_view import PlotView
+from ui.plot_view import READING, PlotView
 from ui.tensor_panel import Microscope, tensor_panel
 
 VIEWS = {"layers": "Layers", "depth": "Depth", "experts": "Experts", "table": "Table", "tensor": "Tensor"}
@@ -21,6 +21,9 @@ PAIRS = [COSINE, CONFLICT]
 WHOLE = "all entries"
 KEPT: dict[str, float | None] = {WHOLE: None, "the largest 50 %": 0.5, "20 %": 0.2, "10 %": 0.1}
 WHOLE_MODEL = "the whole model"
+# The columns of the table, and what it is sorted by.
+HEADS = ["expert", "tensor", "layer", "module", "entries", *(measure.label for measure in MEASURES.values())]
+UNSORTED = "order in the model"
 
 
 @dataclass(frozen=True)
@@ -42,11 +45,18 @@ class See:
     where: gr.Dropdown
     matrix: PlotView
     energy: PlotView
+    sort: gr.Dropdown
+    falling: gr.Checkbox
     table: gr.Dataframe
     save: gr.Button
     unsaved: gr.HTML
     tensor: gr.State  # the name of the one last clicked
     microscope: Microscope
+
+    @property
+    def choices(self) -> list[Any]:
+        """What is chosen in the views."""
+        return [self.measure, self.pair, self.kept, self.where, self.sort, self.falling]
 
     @property
     def plots(self) -> list[Any]:
@@ -61,7 +71,9 @@ def see_panel() -> See:
     with gr.Tabs(elem_id="views") as tabs:
         with gr.Tab(VIEWS["layers"], id="layers"):
             empty = "Choose a base and an expert that fits it, and what it changed appears here."
-            norms = PlotView(label="What each expert changed, by layer and module", empty=empty, elem_id="norms")
+            norms = PlotView(
+                READING, label="What each expert changed, by layer and module", empty=empty, elem_id="norms"
+            )
         with gr.Tab(VIEWS["depth"], id="depth"):
             curves = PlotView(label="What each expert changed, over the depth", empty="", elem_id="curves")
         with gr.Tab(VIEWS["experts"], id="experts"):
@@ -73,6 +85,11 @@ def see_panel() -> See:
             gr.HTML('<h3 class="plot">What trimming keeps</h3>', padding=False)
             energy = PlotView(label="What trimming keeps of each expert, by density", empty="", elem_id="energy")
         with gr.Tab(VIEWS["table"], id="table"):
+            with gr.Row(elem_id="statistics-order"):
+                sort = gr.Dropdown(
+                    [UNSORTED, *HEADS], value=UNSORTED, label="Sort by", filterable=False, elem_id="statistics-sort"
+                )
+                falling = gr.Checkbox(label="Descending", elem_id="statistics-falling")
             table = gr.Dataframe(
                 [], interactive=False, show_label=False, max_height=420, elem_id="statistics",
                 buttons=["fullscreen"], wrap=False,
@@ -91,5 +108,5 @@ def see_panel() -> See:
     histogram = PlotView(label="Entries of the chosen tensor", empty="", elem_id="tensor-histogram")
     return See(
         view, tabs, measure, norms, note, stop, read, detail, histogram, curves, pair, kept, where, matrix, energy,
-        table, save, unsaved, gr.State(""), microscope,
+        sort, falling, table, save, unsaved, gr.State(""), microscope,
     )  # fmt: skip

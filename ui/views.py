@@ -25,7 +25,7 @@ from ui.measures import ABSOLUTE, KURTOSIS, MEAN, MEASURES, RELATIVE, TOP, UNMOV
 from ui.models_panel import Selection
 from ui.plot_view import Words
 from ui.plots import histogram_figure, norms_figure
-from ui.see_panel import COSINE, DRAWN, KEPT, WHOLE, WHOLE_MODEL
+from ui.see_panel import COSINE, DRAWN, HEADS, KEPT, UNSORTED, WHOLE, WHOLE_MODEL
 
 # What is told of a tensor from near, and how it is written.
 NEAR = {
@@ -47,6 +47,8 @@ class Look(NamedTuple):
     pair: str = COSINE
     kept: str = WHOLE
     where: str = WHOLE_MODEL
+    sort: str = UNSORTED
+    falling: bool = False
 
 
 def draw_view(known: Comparison | None, experts: tuple[str, ...], look: Look, closed: Any = SKIP) -> tuple[Any, ...]:
@@ -58,7 +60,7 @@ def draw_view(known: Comparison | None, experts: tuple[str, ...], look: Look, cl
         "curves": lambda: draw_curves(known, experts, MEASURES[look.measure]),
         "matrix": lambda: draw_pairs(known, experts, look.pair, look.kept, look.where),
         "energy": lambda: draw_energy(known, experts),
-        "table": lambda: _table(known, experts),
+        "table": lambda: _table(known, experts, look),
     }
     return tuple(draw[plot]() if of == look.view else closed for plot, of in DRAWN.items())
 
@@ -128,23 +130,39 @@ def _among(known: Comparison | None, where: str) -> str:
     return where if where in _places(known) else WHOLE_MODEL
 
 
-def _table(known: Comparison, experts: tuple[str, ...]) -> Any:
-    rows, heads = _rows(known, experts)
+def _table(known: Comparison, experts: tuple[str, ...], look: Look) -> Any:
+    rows, heads = _rows(known, experts), HEADS
+    if look.sort in HEADS:
+        column = HEADS.index(look.sort)
+        rows = _sorted(rows, column, look.falling)
+        order = sorted(range(len(HEADS)), key=lambda at: (at > 1, at != column))  # beside the names, and so in sight
+        rows, heads = [[row[at] for at in order] for row in rows], [HEADS[at] for at in order]
+    elif look.falling:
+        rows.reverse()
     return gr.Dataframe(rows, headers=heads)
 
 
-def _rows(known: Comparison, experts: tuple[str, ...]) -> tuple[list[list[Any]], list[str]]:
-    """The numbers of all tensors and experts that are read, a row for each pair, and the heads of the columns."""
-    heads = ["tensor", "layer", "module", "entries", "expert", *(measure.label for measure in MEASURES.values())]
+def _sorted(rows: list[list[Any]], column: int, falling: bool) -> list[list[Any]]:
+    """The rows by one of their columns; what has no number there comes last, and layers are numbers."""
+
+    def key(row: list[Any]) -> tuple[bool, Any]:
+        cell = row[column]
+        return (False, int(cell)) if isinstance(cell, str) and cell.isdigit() else (isinstance(cell, str), cell)
+
+    there = [row for row in rows if row[column] not in (None, "")]
+    return sorted(there, key=key, reverse=falling) + [row for row in rows if row[column] in (None, "")]
+
+
+def _rows(known: Comparison, experts: tuple[str, ...]) -> list[list[Any]]:
+    """The numbers of all tensors and experts that are read, a row for each pair: what is in the columns of HEADS."""
     tables = [measure.table(known).tolist() for measure in MEASURES.values()]
     there = (known.has & ~known.unread[:, None]).tolist()
-    rows = [
-        [name, place(name).row, place(name).module, math.prod(known.shapes[at]), expert, *_numbers(tables, at, column)]
+    return [
+        [expert, name, place(name).row, place(name).module, math.prod(known.shapes[at]), *_numbers(tables, at, column)]
         for at, name in enumerate(known.names)
         for column, expert in enumerate(experts)
         if there[at][column]
     ]
-    return rows, heads
 
 
 def _numbers(tables: list[list[list[float]]], tensor: int, expert: int) -> Iterator[float | None]:
@@ -179,11 +197,10 @@ def as_csv(selection: Selection) -> tuple[str, str] | None:
         raise MergeError("These models are not read to their end. Download the table when they are.")
     if not known:
         return None
-    rows, heads = _rows(known, selection.names)
     pairs, others = _pairs(known, selection.names)
-    rows, heads = [row + more for row, more in zip(rows, pairs, strict=True)], heads + others
+    rows = [row + more for row, more in zip(_rows(known, selection.names), pairs, strict=True)]
     text = io.StringIO()
-    csv.writer(text).writerows([heads, *([_inert(cell) for cell in row] for row in rows)])
+    csv.writer(text).writerows([HEADS + others, *([_inert(cell) for cell in row] for row in rows)])
     return "task-vectors.csv", text.getvalue()
 
 

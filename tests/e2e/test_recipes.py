@@ -47,6 +47,10 @@ def test_a_recipe_goes_out_as_a_file_and_in_a_link_and_comes_back(watched: Page,
     expect(page.locator("#recipe-unsaved")).to_contain_text("The link is copied.")
     page.wait_for_function("async () => (await navigator.clipboard.readText()).includes('?recipe=')")
     link = page.evaluate("navigator.clipboard.readText()")
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(new Error('denied')); }")
+    page.locator("#recipe-link").click()
+    expect(page.locator("#recipe-unsaved")).to_contain_text("The browser does not let it be copied.")
+    expect(page.locator("#recipe-unsaved code")).to_have_text(link)
     page.goto(link)
     expect(page.locator("#recipe-opened .notice")).to_have_count(1)
     expect_weights(page, Q, [0.7, 0.35])
@@ -89,7 +93,15 @@ def test_recipes_of_ours_of_mergekits_and_in_merged_models_are_opened(visit: Pag
     )
     expect(opened).to_contain_text("own.yaml is open")
     expect(density).to_have_value("0.4")
+    prevented = """(place, kind) => {
+      const told = new DataTransfer();
+      if (kind === 'file') told.items.add(new File(['x'], 'x.yaml')); else told.setData('text/plain', 'x');
+      return ['dragover', 'drop'].map((name) =>
+        !place.dispatchEvent(new DragEvent(name, {dataTransfer: told, bubbles: true, cancelable: true})));
+    }"""
     path = visit.locator("#recipe-path input, #recipe-path textarea")
+    assert visit.locator("#title").evaluate(prevented, "file") == [True, True]  # it would take the page's place
+    assert path.evaluate(prevented, "text") == [False, False]
     path.fill(str(merged))
     path.press("Enter")
     expect(density).to_have_value("0.3")

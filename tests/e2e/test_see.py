@@ -83,6 +83,12 @@ def test_every_view_shows_what_the_files_hold(visit: Page) -> None:
     open_tab(visit, "#views", "Table")
     table = visit.locator("#statistics")
     expect(table).to_contain_text("model.embed_tokens.weight")
+    visit.locator("#statistics-sort input").focus()
+    for key in ("ArrowDown", "ArrowDown", "Enter", "Tab", "Space"):  # expert, descending
+        visit.keyboard.press(key)
+    first = table.locator("tbody tr").filter(visible=True).first
+    expect(first.locator("td").first).to_have_text("shakespeare")
+    expect(visit.locator("#statistics-falling input")).to_be_checked()
     name, text = saved(visit, visit.locator("#statistics-save"))
     rows = list(csv.DictReader(io.StringIO(text)))
     assert name == "task-vectors.csv"

@@ -49,14 +49,28 @@ def test_the_forecast_follows_the_sliders_and_two_settings_are_compared(visit: P
 
     open_tab(visit, "#forecast", "Compare")
     visit.locator("#hold").click()
-    expect(visit.locator("#holding")).to_contain_text("Held: FroM")
+    expect(visit.locator("#holding")).to_contain_text("Held: FroM, exponent 2, λ 1. Now")
     set_number(visit, "from-k", "1")
     drawn(visit, "#difference")
     visit.wait_for_function("""([tensor, wanted]) => {
-      const [trace] = document.querySelector('#difference .pv-box').data;
+      const [, , trace] = document.querySelector('#difference .pv-box').data || [];
+      if (!trace) return false;
       const row = trace.customdata.findIndex((cells) => cells[0] === tensor);
       return Math.abs(trace.z[row][0] - wanted) < 1e-4;
     }""", arg=[Q, float(norms[0] / norms.sum() - norms[0] ** 2 / norms.square().sum())])  # fmt: skip
+    tables = numbers(visit, "#difference")
+    assert [title for title, _ in tables] == ["Held", "Now", "Now − held"]
+    assert all(rows[0] == ["", *NAMES] and len(rows) == len(tensors("base")) + 1 for _, rows in tables)
+    visit.set_viewport_size({"width": 400, "height": 800})
+    visit.wait_for_function("""() => {
+      const {yaxis, yaxis2} = document.querySelector('#difference .pv-box')._fullLayout;
+      return yaxis2.domain[1] < yaxis.domain[0];
+    }""")  # the difference stands below both
+    visit.set_viewport_size({"width": 1280, "height": 800})
+    visit.wait_for_function("""() => {
+      const {yaxis, yaxis2} = document.querySelector('#difference .pv-box')._fullLayout;
+      return yaxis2.domain.join() === yaxis.domain.join();
+    }""")
     visit.locator("#compared").get_by_label("distance from the base").click()
     visit.wait_for_function("() => document.querySelector('#difference .pv-box').data[0].x.join() === 'merge'")
 

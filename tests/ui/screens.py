@@ -81,6 +81,7 @@ class Screen:
         self.rendered: dict[str, Any] = {}  # what is made anew of what the page holds: components by their labels
         self.held = {number: getattr(block, "value", None) for number, block in demo.blocks.items()}
         self.streamed: list[dict[str, Any]] = []  # what components were told, one after another, by their names
+        self.able = {number: bool(getattr(block, "interactive", True)) for number, block in demo.blocks.items()}
         self.seen = {number: bool(getattr(block, "visible", True)) for number, block in demo.blocks.items()}
 
     def __getitem__(self, name: str) -> Any:
@@ -92,6 +93,10 @@ class Screen:
     def sees(self, name: str) -> bool:
         """Whether a component is visible."""
         return self.seen[self.named[name]._id]
+
+    def can(self, name: str) -> bool:
+        """Whether a component can be pressed, or written into."""
+        return self.able[self.named[name]._id]
 
     def state(self, kind: type) -> Any:
         """The one state that holds a value of this kind."""
@@ -141,6 +146,8 @@ class Screen:
                 self.held[component._id] = _value(value, before)
                 if isinstance(value, Block) and "visible" in value.constructor_args:
                     self.seen[component._id] = value.constructor_args["visible"]
+                if isinstance(value, Block) and "interactive" in value.constructor_args:
+                    self.able[component._id] = value.constructor_args["interactive"]
                 if isinstance(component, gr.State) and self.held[component._id] is not before:
                     changed.append(component._id)
             for number in changed:

@@ -32,6 +32,7 @@ from ui.edit_panel import (
     Picked,
     edit_of,
     listed,
+    numbers_of,
     part_of,
     told,
 )  # fmt: skip
@@ -40,6 +41,24 @@ from ui.models_panel import Selection
 UP = "model.layers.1.mlp.up_proj.weight"
 PICKED = Picked(UP, "/models/math", "math")
 HERE = ("/models/math",)
+
+
+def test_a_factor_of_one_is_no_change() -> None:
+    words = edit_of(PICKED, TENSOR, ONE, SCALE, 1, 0.0, experts=HERE)
+
+    assert isinstance(words, str)
+    assert "nothing would change" in words
+    assert isinstance(edit_of(PICKED, TENSOR, ONE, SET, 1, 0.0, experts=HERE), Edit)
+
+
+@pytest.mark.parametrize(
+    ("change", "labels"), [(SET, ["to"]), (SCALE, ["by"]), (RAMP, ["from", "to"]), (ZERO, []), (BACK, [])]
+)
+def test_the_numbers_of_a_change_are_called_what_they_are(screen: Screen, change: str, labels: list[str]) -> None:
+    boxes = numbers_of(change)
+    last = screen.named["edit-last"].label
+
+    assert [box.label or last for box in boxes if box.visible] == labels
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from merging.microscope import Scatter
 from merging.spectra import Spectra
 from merging.trace import Told
 from merging.tracing import Pick, Trace
+from ui.figures.compared import Side, compared_figure
 from ui.figures.curves import curves_figure
 from ui.figures.looks import COLOURS, colour
 from ui.figures.matrices import conflicts_figure, cosines_figure
@@ -50,6 +51,12 @@ def trace() -> Trace:
     return Trace("w", (2, 3), HOSTILE, picks, steps, True)
 
 
+def sides(pairs: int) -> tuple[Side, Side, Side]:
+    table = [[0.25, NAN], [NAN, 0.01]] * pairs
+    held, now, differs = (Side(title, "w", table, {(0, 1): "why"}) for title in ("Held", "Now", "Now − held"))
+    return held, now, differs
+
+
 FIGURES: dict[str, Any] = {
     "curves": lambda: curves_figure(["0", "1", "2"], {name: [1.0, NAN, math.inf] for name in HOSTILE}, "‖τ‖"),
     "cosines": lambda: cosines_figure(HOSTILE, [[1.0, NAN], [NAN, 1.0]]),
@@ -65,7 +72,7 @@ FIGURES: dict[str, Any] = {
     "coefficients": lambda: coefficients_figure(
         (f"layers.0.{HOSTILE[0]}", "b"), HOSTILE, [[1.0, NAN], [NAN, 2.0]], "c"
     ),
-    "difference": lambda: coefficients_figure(("a", "b"), HOSTILE, [[0.0, NAN], [NAN, 0.01]], "d", signed=True),
+    "compared": lambda: compared_figure(("a", "b"), HOSTILE, sides(1)),
 }
 
 
@@ -185,3 +192,20 @@ def test_a_scatter_says_how_many_entries_it_shows() -> None:
 
     assert some.layout.legend.title.text == "4 of 6,000 entries"
     assert all_of_them.layout.legend.title.text == "all 4 entries"
+
+
+def test_with_little_room_the_difference_stands_below_both_settings() -> None:
+    figure = compared_figure(
+        tuple(f"model.layers.{at}.mlp.up_proj.weight" for at in range(8)), ("one", "two"), sides(4)
+    )
+
+    wide, narrow = figure.layout, {**figure.layout.to_plotly_json(), **figure.layout.meta["narrow"]["layout"]}
+    assert [wide[axis].domain[0] for axis in ("xaxis", "xaxis2", "xaxis3")] == pytest.approx([0, 0.34, 0.69], abs=0.02)
+    assert wide.yaxis.domain == wide.yaxis2.domain
+    assert narrow["xaxis3"]["domain"] == [0, 1]
+    assert narrow["xaxis"]["domain"][1] < narrow["xaxis2"]["domain"][0]
+    below, above = narrow["yaxis2"]["domain"], narrow["yaxis"]["domain"]
+    assert 0 < below[0] < below[1] < above[0] < above[1] < 1
+    assert narrow["yaxis2"]["showticklabels"]
+    assert narrow["height"] > wide.height
+    assert {shape.xref + shape.yref for shape in wide.shapes} == {"xy", "x2y", "x3y2"}

@@ -11,6 +11,7 @@ from merging.report import Report
 from tests.conftest import Family
 from tests.ui.screens import Screen
 from ui.folders import fresh_folder, unplaceable
+from ui.jobs import stoppable
 from ui.merge_panel import estimate, run_merge
 from ui.visit import Visit
 
@@ -45,3 +46,44 @@ def test_a_folder_that_was_typed_is_kept_until_it_is_written(screen: Screen, tmp
     assert after_a_merge(screen, tmp_path / "one", tmp_path / "mine") == str(tmp_path / "mine")
     assert after_a_merge(screen, tmp_path / "one", "~nobody-of-that-name/x") == "~nobody-of-that-name/x"
     assert after_a_merge(screen, tmp_path / "mine", f" {tmp_path / 'mine'}") != str(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("event", ["blur", "input"])
+def test_nobody_merges_into_a_folder_that_is_refused(
+    family: Family, screen: Screen, tmp_path: Path, event: str
+) -> None:
+    screen.choose(*family())
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    (tmp_path / "file").touch()
+    pressable = []
+
+    for output in (tmp_path / "full", tmp_path / "file" / "in", " ", "~nobody-of-that-name/x", tmp_path / "new"):
+        screen["output"] = str(output)
+        screen.fire("output", event)
+        pressable.append(screen.can("run"))
+
+    assert pressable == [False] * 4 + [True]
+
+
+def test_a_folder_inside_of_a_model_is_refused_and_the_page_says_why(family: Family, screen: Screen) -> None:
+    base, experts = family()
+    screen.choose(base, experts)
+    screen["output"] = str(experts[0] / "merged")
+
+    screen.fire("output", "blur")
+
+    assert not screen.can("run")
+    assert "which is one of the models" in screen["merge-estimate"]
+
+
+def test_a_folder_of_another_name_does_not_start_a_second_merge(family: Family, screen: Screen, tmp_path: Path) -> None:
+    screen.choose(*family())
+    screen.able[screen.named["run"]._id] = False  # as while a merge runs
+
+    with stoppable("someone", "merge"):
+        screen["output"] = str(tmp_path / "new")
+        screen.fire("output", "blur")
+        screen.fire("output", "input")
+
+    assert not screen.can("run")

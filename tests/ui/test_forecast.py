@@ -195,20 +195,44 @@ def test_a_setting_does_not_differ_from_itself(family: Family, compared: str) ->
 
     drawn = draw(select(base, experts), recipe, "difference", held=recipe, compared=compared)
 
-    assert {number for row in cells(drawn.figure).values() for number, _ in row} == {0.0}
+    mine, theirs, differs = (cells(drawn.figure, panel) for panel in range(3))
+    assert mine == theirs
+    assert {number for row in differs.values() for number, _ in row} == {0.0}
 
 
-def test_the_difference_is_between_what_both_would_draw(family: Family) -> None:
+@pytest.mark.parametrize("quick", [True, False])
+def test_both_settings_stand_beside_their_difference_on_one_scale(family: Family, quick: bool) -> None:
     base, experts = family()
     selection = select(base, experts)
     one, other = (Recipe("ties", base, tuple(experts), values={"density": density}) for density in (0.5, 0.2))
 
-    mine, theirs = (cells(draw(selection, recipe).figure) for recipe in (one, other))
-    differs = cells(draw(selection, one, "difference", held=other).figure)
+    now, held = (cells(draw(selection, recipe, quick=quick).figure) for recipe in (one, other))
+    figure = draw(selection, one, "difference", held=other, quick=quick).figure
 
-    for name, row in differs.items():
-        expected = [a - b for (a, _), (b, _) in zip(mine[name], theirs[name], strict=True)]
-        assert [number for number, _ in row] == pytest.approx(expected, abs=1e-4)
+    assert figure is not None
+    assert [trace.meta for trace in figure.data] == ["Held", "Now", "Now − held"]
+    panels = [{name: [number for number, _ in row] for name, row in cells(figure, panel).items()} for panel in range(3)]
+    assert panels[:2] == [{name: [number for number, _ in row] for name, row in side.items()} for side in (held, now)]
+    for name, row in panels[2].items():
+        expected = [a - b for a, b in zip(panels[1][name], panels[0][name], strict=True)]
+        assert row == pytest.approx(expected, abs=1e-4)
+    assert [trace.coloraxis for trace in figure.data] == ["coloraxis", "coloraxis", "coloraxis2"]
+    assert figure.layout.coloraxis2.cmin == -figure.layout.coloraxis2.cmax
+
+
+def test_no_more_is_predicted_than_both_settings(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, experts = family()
+    selection, asked = select(base, experts), []
+    recipe = Recipe("ties", base, tuple(experts))
+
+    def counted(*given: Any) -> Any:
+        asked.append(given)
+        return predicted(*given)
+
+    monkeypatch.setattr(forecast, "predicted", counted)
+    draw(selection, recipe, "difference", held=replace(recipe, method="task_arithmetic"))
+
+    assert len(asked) == 2
 
 
 @pytest.mark.parametrize("compared", COMPARED)
@@ -218,8 +242,10 @@ def test_where_one_of_two_is_not_known_the_difference_says_why(family: Family, c
 
     drawn = draw(select(base, experts), other, "difference", held=one, compared=compared, quick=True)
 
-    assert all(words != "no number" for row in cells(drawn.figure).values() for _, words in row)
-    assert any(number is None for row in cells(drawn.figure).values() for number, _ in row)
+    for panel in (0, 2):
+        assert all(words != "no number" for row in cells(drawn.figure, panel).values() for _, words in row)
+        assert any(number is None for row in cells(drawn.figure, panel).values() for number, _ in row)
+    assert all(number is not None for row in cells(drawn.figure, 1).values() for number, _ in row)
 
 
 def test_nothing_is_drawn_before_settings_are_held(family: Family) -> None:

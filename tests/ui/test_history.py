@@ -363,6 +363,17 @@ def test_what_of_a_merge_cannot_be_drawn_is_told(there: Screen, visit: Visit) ->
     assert (len(all_of_them), nothing) == (4, "")
 
 
+def test_why_a_merge_without_a_base_has_no_pictures_is_told(there: Screen, visit: Visit) -> None:
+    first = visit.history.merges[0]
+
+    bare = pictures_of(there.state(Selection), replace(first, recipe=replace(first.recipe, base=None), models=()))
+    gone = pictures_of(there.state(Selection), replace(first, models=()))
+
+    assert bare[0] == gone[0] == []
+    assert "this merge was made without a base model" in bare[1]
+    assert "could not be looked at when it was done" in gone[1]
+
+
 def test_a_report_of_a_merge_that_is_not_listed_any_more_is_an_error(there: Screen) -> None:
     there["history-one"] = 9
 

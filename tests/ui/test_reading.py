@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from ui import comparing
 from ui.comparing import known_comparison, make_comparison
 from ui.jobs import stop, stoppable
 from ui.models_panel import Selection, read_models
+from ui.plot_view import READING
 from ui.see_panel import DRAWN
 from ui.views import Look
 from ui.wires.models import STOPPED, filling
@@ -143,7 +145,7 @@ def test_the_open_view_alone_is_filled_while_models_are_read(
     unread.fire("base", "change")
 
     names = ("norms", "curves", "matrix", "energy", "statistics")
-    assert {name for name in names if any(part is not None for part in told(unread, name))} == set(plots)
+    assert {name for name in names if any(part not in (None, READING) for part in told(unread, name))} == set(plots)
     assert all(unread[name] is not None for name in plots)
     assert len(told(unread, "where")) == 1
     assert read(unread)
@@ -155,11 +157,30 @@ def test_a_view_that_is_opened_is_drawn_at_the_next_step_and_of_the_same_models_
     steps = iter([("0", None), ("1", known), ("2", None), ("3", None), ("4", None), ("5", later)])
 
     found = [
-        {name for name, value in zip([*DRAWN, "where"], drawn, strict=True) if value is not None and value != gr.skip()}
+        {
+            name
+            for name, value in zip([*DRAWN, "where"], drawn, strict=True)
+            if value not in (None, READING) and value != gr.skip()
+        }
         for _, *drawn in filling(steps, ("a", "b"), lambda: next(looks))
     ]
 
     assert found == [set(), {"curves", "where"}, set(), {"table"}, set(), {"table"}]
+
+
+def test_while_nothing_is_known_the_open_view_says_that_models_are_read(unread: Screen) -> None:
+    looks = iter([Look("layers"), Look("layers"), Look("depth"), Look("table")])
+    steps: Any = iter([("0", None)] * 4)
+
+    found = [drawn[: len(DRAWN)] for _, *drawn in filling(steps, ("a", "b"), lambda: next(looks))]
+
+    views = [*DRAWN.values()]
+    assert found[0] == [READING if view == "layers" else None for view in views]
+    assert found[1] == [gr.skip()] * len(views)
+    assert found[2] == [READING if view == "depth" else None for view in views]
+    assert found[3] == [None] * len(views)
+    for name in ("norms", "weights"):  # when the page comes, it reads the models that are chosen by then
+        assert json.loads(unread.named[name].value) == {"words": "The models are being read."}
 
 
 def test_a_reading_that_others_follow_says_nothing_any_more(unread: Screen, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,6 +224,15 @@ def test_a_link_opens_what_it_was_made_of(screen: Screen, built: gr.Blocks) -> N
     assert "The link is open" in other["recipe-opened"]
 
 
+def test_the_server_does_not_say_that_a_link_was_copied(screen: Screen) -> None:
+    screen.choose(screen["base"], screen["experts"])
+
+    screen.fire("recipe-link")
+
+    assert screen["recipe-linked"]
+    assert screen["recipe-unsaved"] == ""
+
+
 def test_nothing_is_offered_before_models_are_chosen(screen: Screen) -> None:
     file, _ = screen.fire("recipe-save")
 

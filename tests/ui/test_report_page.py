@@ -16,6 +16,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from merging.engine import merge
+from merging.meter import Taken
 from merging.recipe import Recipe
 from merging.report import Report
 from tests.conftest import Family
@@ -107,6 +108,23 @@ def test_all_of_the_merge_is_told(merged: tuple[Recipe, Report]) -> None:
     assert all(checksum in told for checksum in report.checksums.values())
     assert {"Mergescope", "Python", "torch", "transformers"} <= set(page.rows())
     assert {"Tensors merged", "Written", "Time"} <= set(page.rows())
+
+
+def test_what_the_merge_took_of_the_machine_is_told_as_far_as_it_was_counted(merged: tuple[Recipe, Report]) -> None:
+    recipe, report = merged
+    taken = Taken(before=900_000_000, peak=1_250_000_000, read=50_000_000, written=20_000_000)
+
+    told = list(Page(report_page(recipe, replace(report, seconds=2.0, planned=420_000_000, taken=taken))).rows())
+    nothing = list(Page(report_page(recipe, replace(report, planned=0, taken=Taken()))).rows())
+
+    at = told.index("Memory and files")
+    assert told[at + 3 : at + 11] == [
+        *("Memory that was planned for, at most", "420 MB"),
+        *("Memory while it ran, at most", "1.25 GB, of which 350 MB more than before it"),
+        *("Read from files", "50 MB, 25 MB a second"),
+        *("Written to files", "20 MB, 10 MB a second"),
+    ]
+    assert "Memory and files" not in nothing
 
 
 def test_a_note_is_told_where_there_is_one(merged: tuple[Recipe, Report]) -> None:

@@ -21,7 +21,7 @@ from ui.comparing import known_comparison
 from ui.measures import CONFLICT, MEASURES, RELATIVE, awaited
 from ui.models_panel import Selection, read_models
 from ui.plot_view import Words
-from ui.see_panel import COSINE, DRAWN, KEPT, PAIRS, VIEWS, WHOLE, WHOLE_MODEL
+from ui.see_panel import COSINE, DRAWN, HEADS, KEPT, PAIRS, UNSORTED, VIEWS, WHOLE, WHOLE_MODEL
 from ui.views import Look, as_csv, draw_curves, draw_pairs, draw_view, places_of, show_tensor
 
 
@@ -122,7 +122,7 @@ def test_every_view_is_drawn_of_what_is_known_so_far(family: Family) -> None:
     assert matrix.layout.title.text == "Cosine of the task vectors<br>2 of 4 tensors so far"
     assert energy == Words("Known when all is read: the largest entries are those of the whole model.")
     (table,) = shown(early, "table")
-    assert [row[0] for row in table.value["data"]] == [name for name in there for _ in range(2)]
+    assert [row[1] for row in table.value["data"]] == [name for name in there for _ in range(2)]
 
 
 def test_the_part_of_a_layer_that_is_read_is_not_taken_for_the_layer(tmp_path: Path) -> None:
@@ -190,9 +190,9 @@ def test_the_table_has_a_row_for_each_tensor_of_each_expert(family: Family) -> N
     heads, *rows = csv.reader(io.StringIO(text))
     assert name == "task-vectors.csv"
     assert len(rows) == 2 * 4 - 1
-    assert heads[:5] == ["tensor", "layer", "module", "entries", "expert"]
+    assert heads[:5] == ["expert", "tensor", "layer", "module", "entries"]
     assert heads[5 : 5 + len(MEASURES)] == [measure.label for measure in MEASURES.values()]
-    by_name = {(row[0], row[4]): dict(zip(heads, row, strict=True)) for row in rows}
+    by_name = {(row[1], row[0]): dict(zip(heads, row, strict=True)) for row in rows}
     up = by_name["model.layers.1.mlp.up_proj.weight", "expert-2"]
     assert (up["layer"], up["module"], up["entries"]) == ("1", "up", "24")
     known = compared(selection)
@@ -200,6 +200,44 @@ def test_the_table_has_a_row_for_each_tensor_of_each_expert(family: Family) -> N
     assert float(up[RELATIVE.label]) == pytest.approx(float(known.relative[at, 1]), rel=1e-4)
     assert by_name["model.norm.weight", "expert-2"][CONFLICT.label] == ""  # no other expert has it
     assert "nan" not in text.lower()
+
+
+@pytest.mark.parametrize("falling", [False, True])
+def test_the_table_is_sorted_by_any_column_without_a_mouse(family: Family, screen: Screen, falling: bool) -> None:
+    base, experts = family()
+    tensors = random_tensors(1)
+    del tensors["model.norm.weight"]
+    write_model(experts[0], tensors)
+    screen.choose(base, experts)
+    screen.fire("views", "select", value="Table")
+    before = [[*row] for row in screen["statistics"]]
+
+    screen["statistics-sort"], screen["statistics-falling"] = CONFLICT.label, falling
+    screen.fire("statistics-sort", "input")
+
+    numbers = [row[2] for row in screen["statistics"]]  # beside expert and tensor
+    known = [number for number in numbers if number is not None]
+    assert known == sorted(known, reverse=falling)
+    assert numbers == known + [None] * (len(before) - len(known))  # what has none is last
+    column = HEADS.index(CONFLICT.label)
+    moved = [[*row[:2], row[column], *row[2:column], *row[column + 1 :]] for row in before]
+    assert sorted(map(str, screen["statistics"])) == sorted(map(str, moved))
+    screen["statistics-sort"] = UNSORTED
+    screen.fire("statistics-falling", "input")
+    assert screen["statistics"] == before[:: -1 if falling else 1]
+
+
+def test_layers_are_sorted_as_numbers_and_what_is_in_none_is_last(tmp_path: Path) -> None:
+    tensors = {f"model.layers.{layer}.mlp.up_proj.weight": torch.ones(2, 2) for layer in (10, 2)}
+    base, expert = (
+        write_model(tmp_path / name, {**tensors, "model.norm.weight": torch.ones(2) * size})
+        for name, size in (("base", 1), ("expert", 2))
+    )
+    selection = select(base, [expert])
+
+    told = draw_view(compared(selection), selection.names, Look("table", sort="layer"))
+
+    assert [row[2] for row in dict(zip(DRAWN, told, strict=True))["table"].constructor_args["value"]] == ["2", "10", ""]
 
 
 def test_the_file_tells_what_each_two_experts_have_in_common_before_and_after_trimming(family: Family) -> None:

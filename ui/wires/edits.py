@@ -14,7 +14,7 @@ from merging.edits import PRESETS, Edit, Edits, applied, uneditable
 from merging.errors import MergeError
 from ui.comparing import known_comparison, predicted
 from ui.draft import Draft, converted
-from ui.edit_panel import RAMP, SCALE, SET, Picked, edit_of, shown, told
+from ui.edit_panel import Picked, edit_of, numbers_of, shown, told
 from ui.errors import notice
 from ui.events import EACH, PRIVATE, QUIET, after
 from ui.method_panel import chosen as chosen_method
@@ -112,12 +112,7 @@ def wire(page: Page) -> None:
     form = page.form
     for plot in (page.see.norms, page.forecast.plot):
         plot.cell_select(on_pick, selection, editing.picked, **EACH)
-    editing.change.change(
-        lambda change: (gr.Number(visible=change in (SET, SCALE, RAMP)), gr.Number(visible=change == RAMP)),
-        editing.change,
-        [editing.first, editing.last],
-        **QUIET,
-    )
+    editing.change.change(numbers_of, editing.change, [editing.first, editing.last], **QUIET)
     controls = [editing.part, editing.who, editing.change, editing.first, editing.last]
     pressed: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}
     editing.apply.click(on_apply, [selection, draft, editing.picked, *controls, *form], changing, **pressed)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import html
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from threading import Event
 from typing import Any
 
 import gradio as gr
 
 from merging.crew import listening
+from merging.edits import Edits
 from merging.errors import MergeError, MergeStopped
 from merging.method import ADAPTERS, METHODS
 from ui.comparing import known_comparison, unread, unseen
@@ -18,6 +21,7 @@ from ui.errors import notice
 from ui.events import PRIVATE, QUIET, after
 from ui.forecast import draw_forecast
 from ui.forecast_panel import NOT_HELD, VIEWS
+from ui.held import in_words
 from ui.models_panel import Selection
 from ui.page import Page
 
@@ -145,12 +149,14 @@ def wire(page: Page, drawn: Any) -> None:
         return key, *on_choice(request, chosen, now, key, *view)
 
     def on_hold(chosen: Selection, *values: Any) -> tuple[Held | None, str]:
+        *form, draft = values
         try:
             recipe = page.recipe(chosen, values)
-            title = recipe.settings().method.title
+            plain = page.recipe(chosen, (*form, replace(draft, edits=Edits())))
+            words = in_words(plain, by_hand=bool(draft.edits.standing))
         except MergeError as error:
             return None, notice(str(error))
-        return Held(recipe), f'<p class="caption">Held: {title}. Now move something.</p>'
+        return Held(recipe), f'<p class="caption"><b>Held:</b> {html.escape(words)}. Now move something.</p>'
 
     page.demo.unload(on_leave)
     choices: list[Any] = [forecast.effect, forecast.compared, forecast.held]

@@ -13,8 +13,8 @@ from merging.report import Report
 from ui.errors import notice
 from ui.events import PRIVATE, QUIET, after
 from ui.folders import fresh_folder, next_folder
-from ui.jobs import announce
-from ui.merge_panel import estimate, run_merge
+from ui.jobs import announce, running
+from ui.merge_panel import estimate, refused, run_merge
 from ui.models_panel import Selection
 from ui.pace import bar
 from ui.page import Page
@@ -72,21 +72,31 @@ def wire(page: Page) -> None:
 
 
 def _wire_estimate(page: Page, named: list[Any]) -> None:
-    """Say what the merge would need when models, method or folder have changed; `named` are the events after which
+    """Say what the merge would need when models, method or folder have changed, and let nobody merge into a folder
+    that is refused; `named` are the events after which
     the page has named another folder. Nothing waits for it.
     """
 
-    def on_change(chosen: Selection, output: str, *values: Any) -> str:
+    def button(visitor: str, words: str) -> Any:
+        return gr.skip() if running(visitor, "merge") else gr.Button(interactive=not words)
+
+    def on_change(request: gr.Request, chosen: Selection, output: str, *values: Any) -> tuple[str, Any]:
+        visitor = request.session_hash or ""
         try:
             recipe = page.recipe(chosen, values, all_of_them=True) if chosen.base else None
         except MergeError as error:
-            return notice(str(error))
-        return estimate(recipe, output)
+            return notice(str(error)), button(visitor, refused(output))
+        return estimate(recipe, output), button(visitor, refused(output, recipe))
+
+    def on_name(request: gr.Request, output: str) -> Any:
+        return button(request.session_hash or "", refused(output))
 
     merging, selection = page.merging, page.models.selection
     given = [selection, merging.output, *page.form]
     choices = [part.change for part in page.form if isinstance(part, gr.Radio | gr.Number | gr.Textbox)]
     triggers = [selection.change, *choices, merging.output.blur]
-    after(triggers, on_change, given, merging.estimate, concurrency_limit=2)
+    told = [merging.estimate, merging.run]
+    after(triggers, on_change, given, told, concurrency_limit=2)
+    after(merging.output.input, on_name, merging.output, merging.run)
     for event in named:
-        event.then(on_change, given, merging.estimate, **QUIET)
+        event.then(on_change, given, told, **QUIET)

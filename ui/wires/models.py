@@ -16,6 +16,7 @@ from ui.events import PRIVATE, QUIET
 from ui.jobs import stop
 from ui.models_panel import Selection, choose
 from ui.page import Page
+from ui.plot_view import READING
 from ui.see_panel import DRAWN
 from ui.views import Look, describe, draw_view, places_of, show_tensor
 from ui.wires.ends import stopper
@@ -33,11 +34,16 @@ def filling(
 ) -> Iterator[tuple[Any, ...]]:
     """Words for each step, and the open view as far as it is known: values for `See.plots`, and the places in it.
 
-    A view that is opened is drawn of what is known by then. What others showed of other models is gone.
+    A view that is opened is drawn of what is known by then, or says that this is being read. What others showed of
+    other models is gone.
     """
     known, seen, still = None, None, (gr.skip(),) * len(DRAWN)
     for words, part in steps:
         first, known, now = not known, part or known, look()
+        if not known and now != seen:
+            seen = now
+            yield words, *(READING if of == now.view != "table" else None for of in DRAWN.values()), gr.skip()
+            continue
         if not known or (not part and now == seen):
             yield words, *still, gr.skip()
             continue
@@ -97,7 +103,7 @@ def wire(page: Page, looks: dict[str, Look]) -> Any:
         near = show_tensor(selection, tensor) if known and tensor else apart  # it was clicked before all was known
         return *draw_view(known, selection.names, look), places_of(known, look.where), *near
 
-    look = [see.view, see.measure, see.pair, see.kept, see.where]
+    look = [see.view, *see.choices]
     page.demo.unload(on_leave)
     see.stop.click(stopper("compare"), None, None, queue=False, **PRIVATE)
     chosen = gr.on(

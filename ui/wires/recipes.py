@@ -26,12 +26,20 @@ from ui.models_panel import Selection
 from ui.page import Page
 from ui.visit import Visit
 
-COPY = """async (letters) => {
-  if (!letters) return;
+# Only the browser knows whether the link was copied: it says so itself, or shows the link.
+COPY = """async (letters, said) => {
+  if (!letters) return said;
   const address = new URL(window.location.href);
   address.search = '?recipe=' + letters;
-  try { await navigator.clipboard.writeText(address.href); } catch (error) { window.prompt('The link', address.href); }
+  address.hash = '';
+  try { await navigator.clipboard.writeText(address.href); return COPIED; } catch (error) { /* it may be forbidden */ }
+  return BY_HAND.replace('LINK', address.href);
 }"""
+for key, words, kind in (
+    ("COPIED", "The link is copied.", "good"),
+    ("BY_HAND", "The browser does not let it be copied. Copy it from here: `LINK`", "info"),
+):
+    COPY = COPY.replace(key, json.dumps(notice(words, kind)))
 BASELESS = "It names no base model, from which step 2 measures the experts. Choose one in step 1."
 QUIETLY: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}
 
@@ -101,7 +109,7 @@ def wire(page: Page, roots: Roots) -> Filling:
 
     def on_link(models: Selection, *values: Any) -> tuple[str, str]:
         try:
-            return encode(recipe_of(models, values), roots), notice("The link is copied.", "good")
+            return encode(recipe_of(models, values), roots), ""
         except MergeError as error:
             return "", notice(str(error))
 
@@ -126,7 +134,7 @@ def wire(page: Page, roots: Roots) -> Filling:
     offer(forecast.save, forecast.unsaved, on_save, inputs, "application/yaml")
     offer(forecast.mergekit, forecast.unsaved, on_mergekit, inputs, "application/yaml")
     asked = forecast.link.click(on_link, inputs, [forecast.linked, forecast.unsaved], **QUIETLY)
-    asked.then(None, forecast.linked, None, js=COPY, **PRIVATE)
+    asked.then(None, [forecast.linked, forecast.unsaved], forecast.unsaved, js=COPY, **PRIVATE)
     forecast.drop.dropped(on_drop, page.visit, filling.outputs, **QUIETLY)
     forecast.path.submit(on_path, forecast.path, filling.outputs, **QUIETLY)
     linked = gr.State("")  # so that a page without one has nothing to fill

@@ -35,11 +35,10 @@ def wire(page: Page, looks: dict[str, Look]) -> None:
     def on_cell(chosen: Selection, event: gr.EventData) -> tuple[str, Any]:
         return show_tensor(chosen, str(event.cell))
 
-    choices = [see.measure, see.pair, see.kept, see.where]
-    see.tabs.select(on_view, [selection, *choices], [see.view, *shown], **QUIET)
-    triggers = [see.measure.input, see.pair.input, see.kept.input, see.where.input]
-    gr.on(triggers, on_choice, [selection, see.view, *choices], shown, **QUIET)
-    after(page.turned.change, on_choice, [selection, see.view, *choices], shown)
+    see.tabs.select(on_view, [selection, *see.choices], [see.view, *shown], **QUIET)
+    triggers = [choice.input for choice in see.choices]
+    gr.on(triggers, on_choice, [selection, see.view, *see.choices], shown, **QUIET)
+    after(page.turned.change, on_choice, [selection, see.view, *see.choices], shown)
     for plot in (see.norms, page.forecast.plot, page.forecast.difference):
         plot.cell_select(on_cell, selection, [see.detail, see.histogram], **EACH)
     offer(see.save, see.unsaved, as_csv, selection, "text/csv")
