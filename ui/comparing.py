@@ -10,6 +10,7 @@ from typing import Any
 from merging.adapter import open_base, open_expert
 from merging.adapter_predictions import of_tensors, predict_adapter
 from merging.compare import Comparison, compare
+from merging.errors import MergeStopped
 from merging.predictions import Prediction
 from merging.predictor import Predictor
 from merging.recipe import Recipe
@@ -19,6 +20,7 @@ from ui.models_panel import Selection
 KEEP = 8  # comparisons in memory, shared by all visitors: they follow from the files alone
 
 _known: OrderedDict[Any, dict[str, Predictor]] = OrderedDict()  # by what a merge makes: `model` or `adapter`
+_left: dict[str, tuple[Any, Comparison]] = {}  # by visitor: the models whose reading was stopped, and what was known
 _lock = threading.Lock()
 
 
@@ -54,28 +56,49 @@ def known_comparison(selection: Selection) -> Comparison | None:
     return predictor.comparison if predictor else None
 
 
+def left_comparison(selection: Selection, visitor: str) -> Comparison | None:
+    """What was known of these models when the visitor stopped their reading; none where that was not so."""
+    key, known = _left.get(visitor, ((), None))
+    return known if key == selection.key else None
+
+
+def forget_left(visitor: str) -> None:
+    """Let go of what is left of the visitor's stopped reading."""
+    _left.pop(visitor, None)
+
+
 def make_comparison(selection: Selection, visitor: str) -> Iterator[tuple[str, Comparison | None]]:
     """Compare the chosen models, telling how far that is, and now and then what is known by then.
 
-    known_comparison has the result afterwards.
+    known_comparison has the result afterwards; where it was stopped, left_comparison has what was told last.
     """
     announce(visitor, "compare")
+    forget_left(visitor)
     with stoppable(visitor, "compare") as stop:
         if known_comparison(selection):
             return
         base = open_base(selection.base)
         experts = [open_expert(path, base) for path in selection.fitting]
         parts: list[Comparison] = []  # the newest last; the job tells only the newest of what it reports
+        last = None
         job = Job(
             lambda tell: compare(
                 base, experts, lambda done, total: tell(done / total), stop, on_part=parts.append, cached=True
             )
         )
         for share in job:
-            yield f"Reading the weights: {share:.0%}", parts.pop() if parts else None
+            part = parts.pop() if parts else None
+            last = part or last
+            yield f"Reading the weights: {share:.0%}", part
             parts.clear()
+        try:
+            found = job.result()
+        except MergeStopped:
+            if last:
+                _left[visitor] = selection.key, last
+            raise
         with _lock:
-            _known[selection.key] = {"model": Predictor(job.result())}
+            _known[selection.key] = {"model": Predictor(found)}
             while len(_known) > KEEP:
                 _known.popitem(last=False)
 
