@@ -10,6 +10,7 @@ from typing import Any
 from merging.adapter import open_base, open_expert
 from merging.adapter_predictions import of_tensors, predict_adapter
 from merging.compare import Comparison, compare
+from merging.errors import MergeStopped
 from merging.predictions import Prediction
 from merging.predictor import Predictor
 from merging.recent import Recent
@@ -23,6 +24,7 @@ KEEP = 8  # comparisons in memory, shared by all visitors: they follow from the 
 
 _known = Recent[dict[str, Predictor]](KEEP)  # by what a merge makes: `model` or `adapter`
 _readings = dict[Any, Joint]()  # of models that are being read
+_left: dict[str, tuple[Any, Comparison]] = {}  # by visitor: the models whose reading was stopped, and what was known
 _lock = threading.Lock()
 
 
@@ -57,20 +59,37 @@ def known_comparison(selection: Selection) -> Comparison | None:
     return predictor.comparison if predictor else None
 
 
+def left_comparison(selection: Selection, visitor: str) -> Comparison | None:
+    """What was known of these models when the visitor stopped their reading; none where that was not so."""
+    key, known = _left.get(visitor, ((), None))
+    return known if key == selection.key else None
+
+
+def forget_left(visitor: str) -> None:
+    """Let go of what is left of the visitor's stopped reading."""
+    _left.pop(visitor, None)
+
+
 def make_comparison(selection: Selection, visitor: str) -> Iterator[tuple[str, Comparison | None]]:
     """Compare the chosen models, telling how far that is, and now and then what is known by then.
 
-    known_comparison has the result afterwards.
+    known_comparison has the result afterwards; where it was stopped, left_comparison has what was told last.
     """
     announce(visitor, "compare")
+    forget_left(visitor)
     with stoppable(visitor, "compare") as stop:
         if known_comparison(selection):
             return
         reading, last = _joined(selection, stop), None
-        for share, part in reading.steps(stop):
-            yield f"Reading the weights: {share:.0%}", None if part is last else part
-            last = part
-        reading.job.result()
+        try:
+            for share, part in reading.steps(stop):
+                yield f"Reading the weights: {share:.0%}", None if part is last else part
+                last = part
+            reading.job.result()
+        except MergeStopped:
+            if last:
+                _left[visitor] = selection.key, last
+            raise
 
 
 def _joined(selection: Selection, stop: threading.Event) -> Joint:

@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
+from safetensors.torch import save_file
 
 ROOT = Path(__file__).parents[2]
 FLAGS = [
@@ -92,6 +94,13 @@ def running_app(workplace: Path, proxy: int, hub: dict[str, str] | None = None) 
 @pytest.fixture
 def watched(page: Page, app_url: str) -> Iterator[Page]:
     """A page that makes no stray request and no error."""
+    with watching(page, app_url):
+        yield page
+
+
+@contextmanager
+def watching(page: Page, app_url: str) -> Iterator[None]:
+    """Whatever the page does meanwhile, it asks the app alone, and makes no error."""
     strays, errors = [], []
 
     def watch(request: Request) -> None:
@@ -105,7 +114,7 @@ def watched(page: Page, app_url: str) -> Iterator[Page]:
     page.on("request", watch)
     page.on("console", listen)
     page.on("pageerror", lambda error: errors.append(str(error)))
-    yield page
+    yield
     assert not strays
     assert not errors
 
@@ -116,6 +125,19 @@ def visit(watched: Page, app_url: str) -> Page:
     watched.goto(app_url)
     drawn(watched, "#weights")
     return watched
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> list[Path]:
+    """A base and two experts of 340 million parameters, so that there is time to stop what is done with them."""
+    generator = torch.Generator().manual_seed(0)
+    paths = []
+    for name in ("base", "one", "two"):
+        noise = torch.randn(2048, 2048, generator=generator).bfloat16()
+        tensors = {f"model.layers.{i}.mlp.up_proj.weight": noise.roll(i) for i in range(80)}
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+        paths.append(tmp_path / f"{name}.safetensors")
+    return paths
 
 
 def drawn(page: Page, plot: str) -> None:
@@ -147,6 +169,17 @@ def add_experts(page: Page, experts: list[Path]) -> None:
         field.fill(str(expert))
         field.press("Enter")
     page.locator("#experts input").press("Escape")
+
+
+def expect_experts(page: Page, *names: str) -> None:
+    """Wait until these experts have been read and stand side by side in the forecast."""
+    page.wait_for_function(
+        """(names) => {
+          const [trace] = document.querySelector('#weights .pv-box').data || [];
+          return trace && trace.x.join() === names;
+        }""",
+        arg=",".join(names),
+    )
 
 
 def choose_method(page: Page, kind: str, title: str) -> None:

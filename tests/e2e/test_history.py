@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.conftest import ROOT, choose_models, drawn, figure, numbers
+from tests.e2e.conftest import ROOT, choose_models, drawn, expect_experts, figure, numbers
 
 pytestmark = pytest.mark.e2e
 
@@ -79,7 +79,7 @@ def test_merges_of_a_visit_are_compared_repeated_reported_and_deleted(
     drawn(other, "#weights")
     expect(other.locator("#history tbody tr")).to_have_count(0)
     choose_models(other, ZOO / "base", [ZOO / "bible"])
-    other.wait_for_function("() => document.querySelector('#weights .pv-box').data[0].x.join() === 'bible'")
+    expect_experts(other, "bible")
     assert figure(visit, "#weights")[0]["x"] == ["shakespeare", "bible", "python"]
     expect(visit.locator("#models-table tbody tr")).to_have_count(4)
     expect(rows).to_have_count(1)

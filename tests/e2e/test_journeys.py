@@ -12,7 +12,7 @@ from playwright.sync_api import Page, expect
 from safetensors.torch import load_file, save_file
 
 from merging.verify import verify
-from tests.e2e.conftest import ROOT, add_experts, choose_method, choose_models, figure, weights_of
+from tests.e2e.conftest import ROOT, add_experts, choose_method, choose_models, expect_experts, figure, weights_of
 
 pytestmark = pytest.mark.e2e
 
@@ -73,9 +73,7 @@ def test_from_the_embedded_adapters_to_one_adapter_that_writes_on_the_base(visit
     visit.locator("#rank input, #rank textarea").fill("12")
 
     expect(visit.locator("#forecast-note")).to_contain_text("before any cut to rank 12")
-    visit.wait_for_function(
-        "() => document.querySelector('#weights .pv-box').data[0].x.join() === 'bible-lora,python-lora'"
-    )
+    expect_experts(visit, "bible-lora", "python-lora")
     cells = [cells[0] for cells in figure(visit, "#weights")[0]["cells"] if cells[0]]
     assert len(cells) == 42
     assert all("_proj" in cell for cell in cells)
@@ -172,7 +170,7 @@ def test_what_cannot_be_is_said_where_it_is(visit: Page, workplace: Path, tmp_pa
     expect(visit.locator("tr.misfit")).to_have_count(2)
     expect(visit.locator("tr.misfit").first).to_contain_text(f"{Q} is")
     expect(visit.locator("tr.misfit").last).to_contain_text("There is no file or folder")
-    visit.wait_for_function("() => document.querySelector('#weights .pv-box').data[0].x.length === 1")
+    expect_experts(visit, hostile.name)
     assert visit.locator("img[src=x]").count() == 0
     visit.locator("#run").click()
     expect(visit.locator("#merge-status .notice.error")).to_contain_text("There is no file or folder")
@@ -181,7 +179,7 @@ def test_what_cannot_be_is_said_where_it_is(visit: Page, workplace: Path, tmp_pa
     taken.mkdir()
     (taken / "thesis.txt").write_text("mine")
     choose_models(visit, ZOO / "base", [ZOO / "bible", ZOO / "python"])
-    visit.wait_for_function("() => document.querySelector('#weights .pv-box').data[0].x.join() === 'bible,python'")
+    expect_experts(visit, "bible", "python")
     visit.locator("#output input, #output textarea").fill("taken")
     visit.locator("#run").click()
     expect(visit.locator("#merge-status .notice.error")).to_contain_text("nothing is ever overwritten")
@@ -200,26 +198,13 @@ def test_what_cannot_be_is_said_where_it_is(visit: Page, workplace: Path, tmp_pa
     expect(visit.locator("#run")).to_be_enabled()
 
 
-@pytest.fixture
-def large(tmp_path: Path) -> list[Path]:
-    """A base and two experts of 340 million parameters, so that there is time to stop a merge."""
-    generator = torch.Generator().manual_seed(0)
-    paths = []
-    for name in ("base", "one", "two"):
-        noise = torch.randn(2048, 2048, generator=generator).bfloat16()
-        tensors = {f"model.layers.{i}.mlp.up_proj.weight": noise.roll(i) for i in range(80)}
-        save_file(tensors, tmp_path / f"{name}.safetensors")
-        paths.append(tmp_path / f"{name}.safetensors")
-    return paths
-
-
 UNDER_WAY = r"""() => /[1-8]\d% +(Surveying|Merging) model\.layers\.\d+\.mlp\.up_proj\.weight +about \d+ s left/
     .test(document.querySelector('#merge-status').innerText.replace(/\s+/g, ' '))"""
 
 
 def test_a_merge_shows_its_progress_can_be_stopped_and_goes_on(visit: Page, workplace: Path, large: list[Path]) -> None:
     choose_models(visit, large[0], large[1:])
-    visit.wait_for_function("() => document.querySelector('#weights .pv-box').data[0].x.join() === 'one,two'")
+    expect_experts(visit, "one", "two")
     visit.get_by_label("PCB-Merging").click()
     visit.locator("#pcb-scope").get_by_label("tensor").click()
     output, status = visit.locator("#output input, #output textarea"), visit.locator("#merge-status")

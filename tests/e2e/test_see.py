@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 from safetensors.torch import load_file, save_file
 
 from tests.conftest import largest
-from tests.e2e.conftest import ROOT, choose_models, drawn, figure, numbers, open_tab, saved
+from tests.e2e.conftest import ROOT, choose_models, drawn, expect_experts, figure, numbers, open_tab, saved
 from ui.figures.curves import curves_figure
 from ui.plot_view import PlotView, Words, serve_plotly
 
@@ -189,9 +189,7 @@ def test_a_table_of_many_tensors_says_how_much_it_shows_and_the_file_has_all(vis
         save_file({name: torch.full((2, 2), 1.0 + number) for name in names}, path)
 
     choose_models(visit, paths[0], paths[1:])
-    visit.wait_for_function(
-        "() => (document.querySelector('#weights .pv-box').data || [{x: []}])[0].x.join() === 'one,two'"
-    )
+    expect_experts(visit, "one", "two")
     [(title, rows)] = numbers(visit, "#weights")
     _, text = saved(visit, visit.locator("#weights .pv-numbers a"))
 

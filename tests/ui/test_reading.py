@@ -19,11 +19,12 @@ from tests.ui.screens import Screen, parts
 from ui import comparing
 from ui.comparing import known_comparison, make_comparison
 from ui.jobs import stop, stoppable
+from ui.measures import RELATIVE
 from ui.models_panel import Selection, read_models
 from ui.plot_view import READING
 from ui.see_panel import DRAWN
-from ui.views import Look
-from ui.wires.models import STOPPED, filling
+from ui.views import Look, draw_norms
+from ui.wires.models import INCOMPLETE, STOPPED, filling
 
 PICTURES = ("norms", "curves", "matrix", "energy", "weights", "effects", "difference")
 MOVES = (
@@ -249,6 +250,35 @@ def test_a_reading_that_is_stopped_says_how_to_go_on(unread: Screen, before: Any
 
     assert read(unread)
     assert not unread.sees("see-read")
+
+
+def test_a_reading_that_is_stopped_halfway_leaves_what_was_read_in_every_view(
+    unread: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = parts(Path(unread["base"]), [Path(path) for path in unread["experts"]])[2]
+
+    def halfway(*given: Any, on_part: Callable[[Comparison], None], **_: Any) -> Comparison:
+        on_part(part)
+        given[2](1, 2)
+        raise MergeStopped
+
+    monkeypatch.setattr(comparing, "compare", halfway)
+
+    unread.fire("base", "change")
+
+    assert unread["norms"] == draw_norms(part, unread.state(Selection).names, RELATIVE)
+    assert INCOMPLETE in unread["see-note"]
+    assert unread.sees("see-read")
+    assert unread["curves"] is None
+    turn(unread, "views", "Depth")
+    assert unread["curves"] is not None
+    assert "Read them" in unread["forecast-note"]
+
+    monkeypatch.setattr(comparing, "compare", compare)
+    unread.fire("see-read")
+
+    assert read(unread)
+    assert INCOMPLETE not in unread["see-note"]
 
 
 def test_after_a_failed_reading_no_picture_of_the_last_models_stays(

@@ -10,7 +10,7 @@ import gradio as gr
 
 from merging.compare import Comparison
 from merging.errors import MergeError, MergeStopped
-from ui.comparing import FAR, known_comparison, make_comparison, unread
+from ui.comparing import FAR, forget_left, known_comparison, left_comparison, make_comparison, unread
 from ui.errors import notice, worded
 from ui.events import PRIVATE, QUIET
 from ui.jobs import stop
@@ -22,6 +22,7 @@ from ui.views import Look, describe, draw_view, places_of, show_tensor
 from ui.wires.ends import stopper
 
 STOPPED = "Stopped. Press “Read them” to read these models after all, or choose others."
+INCOMPLETE = "Stopped: what is drawn is incomplete. Press “Read them” to read these models to their end."
 
 
 def buttons(reading: bool, unread: bool) -> tuple[Any, Any]:
@@ -63,8 +64,10 @@ def wire(page: Page, looks: dict[str, Look]) -> Any:
     readings: Counter[str] = Counter()  # how often each visitor chose models
 
     def on_leave(request: gr.Request) -> None:
-        readings.pop(request.session_hash or "", None)
-        looks.pop(request.session_hash or "", None)
+        visitor = request.session_hash or ""
+        readings.pop(visitor, None)
+        looks.pop(visitor, None)
+        forget_left(visitor)
 
     def on_models(request: gr.Request, selection: Selection, *given: Any) -> Iterator[tuple[Any, ...]]:
         """Read the weights, and fill the open view meanwhile; all else is drawn of them when they are read."""
@@ -87,7 +90,7 @@ def wire(page: Page, looks: dict[str, Look]) -> Any:
                     break
                 yield notice(words, "info"), *drawn, *buttons(True, False)
         except MergeStopped:
-            problem = notice(STOPPED, "info")
+            problem = notice(INCOMPLETE if left_comparison(selection, visitor) else STOPPED, "info")
         except (MergeError, OSError) as error:
             problem = notice(worded(error))
         if readings[visitor] == mine:  # no others were chosen meanwhile
@@ -95,13 +98,15 @@ def wire(page: Page, looks: dict[str, Look]) -> Any:
 
     def on_draw(request: gr.Request, selection: Selection, tensor: str, *given: Any) -> tuple[Any, ...]:
         """Everything that is in sight; nothing of the last models stays where these could not be read."""
-        known, look = known_comparison(selection), Look(*given)
+        visitor, look = request.session_hash or "", Look(*given)
+        known = known_comparison(selection)
+        left = known or left_comparison(selection, visitor)
         if selection.far:
             return *(None,) * len(see.plots), gr.skip(), *apart
-        if selection.ready and not known and not unread(selection, request.session_hash or ""):
+        if selection.ready and not left and not unread(selection, visitor):
             return *still, *apart  # they are still being read
         near = show_tensor(selection, tensor) if known and tensor else apart  # it was clicked before all was known
-        return *draw_view(known, selection.names, look), places_of(known, look.where), *near
+        return *draw_view(left, selection.names, look), places_of(left, look.where), *near
 
     look = [see.view, *see.choices]
     page.demo.unload(on_leave)

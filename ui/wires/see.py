@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from ui.comparing import known_comparison, unread
+from ui.comparing import known_comparison, left_comparison, unread
 from ui.downloads import offer
 from ui.events import EACH, QUIET, after
 from ui.models_panel import Selection
@@ -25,7 +25,8 @@ def wire(page: Page, looks: dict[str, Look]) -> None:
         return view, *on_choice(request, chosen, view, *given)
 
     def on_choice(request: gr.Request, chosen: Selection, *given: Any) -> tuple[Any, ...]:
-        visitor, known = request.session_hash or "", known_comparison(chosen)
+        visitor = request.session_hash or ""
+        known = known_comparison(chosen) or left_comparison(chosen, visitor)
         if not known:  # the view may be filling
             looks[visitor] = Look(*given)
             missing = unread(chosen, visitor)
