@@ -60,6 +60,12 @@ def test_a_learner_follows_a_link_sets_up_checks_and_goes_on(watched: Page, app_
     }""")
     page.locator("#lesson-check").click()
     expect(verdict.locator(".notice")).to_be_in_viewport()
+    # What closes the sheet, and what leaves the lesson, are above what scrolls, and in sight.
+    bottoms = page.evaluate("""() => ['#lesson-leave', '#lessons .toggle-button'].map((name) =>
+      document.querySelector(name).getBoundingClientRect().bottom)""")
+    top = page.locator("#lessons .sidebar-content").evaluate("content => content.getBoundingClientRect().top")
+    assert all(top - 46 < bottom <= top for bottom in bottoms)
+    assert page.locator("#step-models").evaluate("step => step.getBoundingClientRect().left") <= 10
     page.locator("#lesson-next").click()
     expect(head.locator("h3")).to_be_in_viewport()
     page.locator("#lessons .toggle-button").click()

@@ -48,7 +48,7 @@ def test_a_folder_that_was_typed_is_kept_until_it_is_written(screen: Screen, tmp
     assert after_a_merge(screen, tmp_path / "mine", f" {tmp_path / 'mine'}") != str(tmp_path / "mine")
 
 
-@pytest.mark.parametrize("event", ["blur", "input"])
+@pytest.mark.parametrize("event", ["blur", "change"])
 def test_nobody_merges_into_a_folder_that_is_refused(
     family: Family, screen: Screen, tmp_path: Path, event: str
 ) -> None:
@@ -84,6 +84,6 @@ def test_a_folder_of_another_name_does_not_start_a_second_merge(family: Family, 
     with stoppable("someone", "merge"):
         screen["output"] = str(tmp_path / "new")
         screen.fire("output", "blur")
-        screen.fire("output", "input")
+        screen.fire("output", "change")
 
     assert not screen.can("run")

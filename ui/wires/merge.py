@@ -97,6 +97,6 @@ def _wire_estimate(page: Page, named: list[Any]) -> None:
     triggers = [selection.change, *choices, merging.output.blur]
     told = [merging.estimate, merging.run]
     after(triggers, on_change, given, told, concurrency_limit=2)
-    after(merging.output.input, on_name, merging.output, merging.run)
+    after(merging.output.change, on_name, merging.output, merging.run)
     for event in named:
         event.then(on_change, given, told, **QUIET)
