@@ -185,12 +185,13 @@ def test_while_nothing_is_known_the_open_view_says_that_models_are_read(unread: 
 
 
 def test_a_reading_that_others_follow_says_nothing_any_more(unread: Screen, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = list(unread["experts"])
+    first, others = list(unread["experts"]), threading.Event()
 
     def overtaken(*given: Any, **named: Any) -> Comparison:
         monkeypatch.setattr(comparing, "compare", compare)
         unread["experts"] = first[:1]
         unread.fire("experts", "change")
+        others.set()
         given[2](1, 2)  # tells once more how far it is
         return compare(*given, **named)
 
@@ -198,6 +199,7 @@ def test_a_reading_that_others_follow_says_nothing_any_more(unread: Screen, monk
 
     unread.fire("base", "change")
 
+    assert others.wait(30)
     assert [step["see-note"] for step in unread.streamed if "see-note" in step][-1].startswith("<p")
     assert not unread.sees("see-stop")
 
