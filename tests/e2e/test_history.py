@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.conftest import ROOT, choose_models, drawn, expect_experts, figure, numbers
+from tests.e2e.conftest import drawn, figure, numbers
 
 pytestmark = pytest.mark.e2e
-
-ZOO = ROOT / "zoo"
 
 
 def write(page: Page, folder: str) -> None:
@@ -21,10 +19,36 @@ def write(page: Page, folder: str) -> None:
     expect(page.locator("#merge-status")).to_contain_text("Merged.", timeout=120_000)
 
 
+def expect_compared(page: Page) -> None:
+    """Wait until two merges are compared, and their weights and recipes differ."""
+    drawn(page, "#history-apart")
+    said = page.locator("#history-said")
+    expect(said).to_contain_text("‖A − B‖ is")
+    expect(said.locator("tr").filter(has_text="merge_method")).to_contain_text("from")
+    expect(page.locator("#history-compare")).to_be_enabled()
+    expect(page.locator("#history-stop")).to_be_disabled()
+    assert figure(page, "#history-apart")[0]["name"] == "A − B"
+    assert numbers(page, "#history-apart")[0][0] == "A − B"
+
+
+def expect_report(browser: Browser, report: Path, method: str, note: str) -> None:
+    """A report is read offline, with its pictures, and asks nothing of anybody."""
+    offline, strays = browser.new_context(offline=True), []
+    reader = offline.new_page()
+    reader.on("request", lambda request: strays.append(request.url))
+    reader.goto(report.as_uri())
+    expect(reader.locator("body")).to_contain_text(method)
+    expect(reader.locator("p.note")).to_have_text(note)
+    for number in range(2):
+        expect(reader.locator(f"#plot-{number} .heatmaplayer image").first).to_be_attached()
+    assert [url for url in strays if not url.startswith(("data:", "blob:"))] == [report.as_uri()]
+    offline.close()
+
+
 def test_merges_of_a_visit_are_compared_repeated_reported_and_deleted(
-    visit: Page, browser: Browser, app_url: str, workplace: Path, tmp_path: Path
+    visit: Page, browser: Browser, workplace: Path, tmp_path: Path
 ) -> None:
-    rows = visit.locator("#history tbody tr")
+    rows, note = visit.locator("#history tbody tr"), visit.locator("#history-note textarea")
     expect(visit.locator("#history-tools")).to_be_hidden()
     write(visit, "history/one")
     expect(rows).to_have_count(1)
@@ -34,34 +58,15 @@ def test_merges_of_a_visit_are_compared_repeated_reported_and_deleted(
     expect(rows).to_have_count(2)
     expect(rows.first).to_contain_text("TIES-Merging")
 
-    note = visit.locator("#history-note textarea")
     note.fill("nearer to the base\nthan FroM")
     visit.locator("#history-compare").click()
     expect(rows.first.locator(".note")).to_have_text("nearer to the base than FroM")
-    drawn(visit, "#history-apart")
-    said = visit.locator("#history-said")
-    expect(said).to_contain_text("‖A − B‖ is")
-    expect(said.locator("tr").filter(has_text="merge_method")).to_contain_text("from")
-    expect(visit.locator("#history-compare")).to_be_enabled()
-    expect(visit.locator("#history-stop")).to_be_disabled()
-    assert figure(visit, "#history-apart")[0]["name"] == "A − B"
-    assert numbers(visit, "#history-apart")[0][0] == "A − B"
-
+    expect_compared(visit)
     with visit.expect_download() as caught:
         visit.locator("#history-report").click()
     assert caught.value.suggested_filename == "two.html"
-    report = tmp_path / "two.html"
-    caught.value.save_as(report)
-    offline, strays = browser.new_context(offline=True), []
-    reader = offline.new_page()
-    reader.on("request", lambda request: strays.append(request.url))
-    reader.goto(report.as_uri())
-    expect(reader.locator("body")).to_contain_text("TIES-Merging")
-    expect(reader.locator("p.note")).to_have_text("nearer to the base than FroM")
-    for number in range(2):
-        expect(reader.locator(f"#plot-{number} .heatmaplayer image").first).to_be_attached()
-    assert [url for url in strays if not url.startswith(("data:", "blob:"))] == [report.as_uri()]
-    offline.close()
+    caught.value.save_as(tmp_path / "two.html")
+    expect_report(browser, tmp_path / "two.html", "TIES-Merging", "nearer to the base than FroM")
 
     visit.locator("#history-one input").click()
     visit.get_by_role("option", name="1. FroM").click()
@@ -73,14 +78,3 @@ def test_merges_of_a_visit_are_compared_repeated_reported_and_deleted(
     expect(rows).to_have_count(1)
     assert not (workplace / "history/one").exists()
     assert (workplace / "history/two").is_dir()
-
-    other = browser.new_page()
-    other.goto(app_url)
-    drawn(other, "#weights")
-    expect(other.locator("#history tbody tr")).to_have_count(0)
-    choose_models(other, ZOO / "base", [ZOO / "bible"])
-    expect_experts(other, "bible")
-    assert figure(visit, "#weights")[0]["x"] == ["shakespeare", "bible", "python"]
-    expect(visit.locator("#models-table tbody tr")).to_have_count(4)
-    expect(rows).to_have_count(1)
-    other.close()

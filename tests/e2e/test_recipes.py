@@ -58,6 +58,53 @@ def test_a_recipe_goes_out_as_a_file_and_in_a_link_and_comes_back(watched: Page,
     expect(page.get_by_role("spinbutton", name="Weight of python")).to_have_value("0.5")
 
 
+def drag(page: Page, path: Path) -> None:
+    """Drag a file or a folder from outside the browser to the zone, and let it go there."""
+    zone, session = page.locator("#recipe-drop .drop-zone"), page.context.new_cdp_session(page)
+    over = page.locator("#recipe-drop .drop-zone.over")
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    zone.hover()  # which waits until it stands still
+    for kind in ("dragEnter", "dragOver", "drop"):
+        box = zone.bounding_box()
+        assert box
+        middle = {"x": box["x"] + box["width"] / 2, "y": box["y"] + box["height"] / 2}
+        session.send("Input.dispatchDragEvent", {"type": kind, **middle, "data": data})
+        if kind == "dragOver":
+            expect(over).to_be_visible()
+    expect(over).to_have_count(0)
+    session.detach()
+
+
+def test_merged_models_are_dropped_as_folders(visit: Page, tmp_path: Path) -> None:
+    ours, kits, bare = tmp_path / "ours", tmp_path / "kits", tmp_path / "bare"
+    experts = (ZOO / "shakespeare", ZOO / "python")
+    merge(Recipe("ties", ZOO / "base", experts, values={"density": 0.3}), ours)
+    for folder in (kits, bare):
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+    models = [{"model": str(ZOO / name), "parameters": {"weight": 2}} for name in ("bible", "python")]
+    told = {"merge_method": "task_arithmetic", "base_model": str(ZOO / "base"), "models": models}
+    (kits / "mergekit_config.yml").write_text(yaml.safe_dump(told))
+    open_tab(visit, "#forecast", "Recipe")
+    opened, method = visit.locator("#recipe-opened"), visit.locator("#method")
+
+    drag(visit, ours)
+    expect(opened).to_contain_text("ours is open: TIES-Merging of 2 experts.")
+    expect(visit.locator("#ties-density input[type=number]")).to_have_value("0.3")
+    expect(visit.locator("#models-table tbody b")).to_have_text(["base", "shakespeare", "python"])
+    drag(visit, kits)
+    expect(opened).to_contain_text("kits is open: Task arithmetic of 2 experts.")
+    expect(visit.get_by_role("spinbutton", name="Weight of bible")).to_have_value("2")
+    expect(visit.locator("#models-table tbody b")).to_have_text(["base", "bible", "python"])
+    (ours / "mergescope.yaml").unlink()  # the header of its weights tells it, too
+    drag(visit, ours)
+    expect(opened).to_contain_text("ours is open: TIES-Merging of 2 experts.")
+    expect(method.get_by_label("TIES-Merging", exact=True)).to_be_checked()
+    drag(visit, bare)
+    expect(opened.locator(".notice.error")).to_contain_text("bare holds no recipe.")
+    expect(method.get_by_label("TIES-Merging", exact=True)).to_be_checked()
+
+
 def test_recipes_of_ours_of_mergekits_and_in_merged_models_are_opened(visit: Page, tmp_path: Path) -> None:
     merged = tmp_path / "merged"
     experts = (ZOO / "shakespeare", ZOO / "python")
@@ -85,12 +132,7 @@ def test_recipes_of_ours_of_mergekits_and_in_merged_models_are_opened(visit: Pag
     expect(density).to_have_value("0.3")
     expect(visit.locator("#recipe-text")).to_contain_text("merge_method: ties")
 
-    visit.locator("#recipe-drop .drop-zone").evaluate(
-        """(zone, text) => { const files = new DataTransfer();
-        files.items.add(new File([text], 'own.yaml'));
-        zone.dispatchEvent(new DragEvent('drop', {dataTransfer: files, bubbles: true, cancelable: true})); }""",
-        own.read_text(),
-    )
+    drag(visit, own)
     expect(opened).to_contain_text("own.yaml is open")
     expect(density).to_have_value("0.4")
     prevented = """(place, kind) => {

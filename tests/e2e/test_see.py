@@ -80,22 +80,6 @@ def test_every_view_shows_what_the_files_hold(visit: Page) -> None:
     expect(visit.locator("#matrix .gtitle")).to_contain_text("Entries in sign conflict")
     assert 0 < figure(visit, "#matrix")[0]["z"][0][1] < 1
 
-    open_tab(visit, "#views", "Table")
-    table = visit.locator("#statistics")
-    expect(table).to_contain_text("model.embed_tokens.weight")
-    visit.locator("#statistics-sort input").focus()
-    for key in ("ArrowDown", "ArrowDown", "Enter", "Tab", "Space"):  # expert, descending
-        visit.keyboard.press(key)
-    first = table.locator("tbody tr").filter(visible=True).first
-    expect(first.locator("td").first).to_have_text("shakespeare")
-    expect(visit.locator("#statistics-falling input")).to_be_checked()
-    name, text = saved(visit, visit.locator("#statistics-save"))
-    rows = list(csv.DictReader(io.StringIO(text)))
-    assert name == "task-vectors.csv"
-    assert len(rows) == 56 * 3
-    row = next(row for row in rows if (row["tensor"], row["expert"]) == (Q, "python"))
-    assert float(row["‖τ‖"]) == pytest.approx(float(step("python").norm()), rel=1e-4)
-
 
 def test_a_cell_is_looked_into_by_mouse_and_by_keyboard(visit: Page) -> None:
     visit.locator("#norms").scroll_into_view_if_needed()

@@ -98,92 +98,122 @@ def test_the_forecast_follows_the_sliders_and_two_settings_are_compared(visit: P
     expect_weights(visit, Q, [0.4, -0.4, 0.4])
 
 
-def test_weights_are_changed_by_hand_sampled_and_merged(visit: Page, workplace: Path) -> None:
-    before = weights_of(visit, Q)
-    open_tab(visit, "#forecast", "Recipe")
-    visit.locator("#recipe-mergekit").click()
-    expect(visit.locator("#recipe-unsaved [role=alert]")).to_contain_text("mergekit has no FroM.")
-    open_tab(visit, "#forecast", "Coefficients")
-    visit.locator("#editing button").first.click()
-    visit.locator("#edit-convert").click()
-    expect(visit.locator("#method").get_by_label("Task arithmetic", exact=True)).to_be_checked()
-    expect(visit.locator("#forecast-note")).to_contain_text("Task arithmetic")
-    expect_weights(visit, Q, before)  # FroM's coefficients, as weights that can be changed
+def convert(page: Page) -> None:
+    """Make task arithmetic of FroM, which mergekit does not have and whose weights nobody can change."""
+    open_tab(page, "#forecast", "Recipe")
+    page.locator("#recipe-mergekit").click()
+    expect(page.locator("#recipe-unsaved [role=alert]")).to_contain_text("mergekit has no FroM.")
+    open_tab(page, "#forecast", "Coefficients")
+    page.locator("#editing button").first.click()
+    page.locator("#edit-convert").click()
+    expect(page.locator("#method").get_by_label("Task arithmetic", exact=True)).to_be_checked()
+    expect(page.locator("#forecast-note")).to_contain_text("Task arithmetic")
 
-    part, who, change = (visit.locator(f"#edit-{name}") for name in ("part", "who", "change"))
-    done = visit.locator("#edit-done")
-    pick(visit, "#weights", Q, column=1)
-    expect(visit.locator("#edit-picked")).to_contain_text(f"{Q} of bible")
-    change.get_by_label("zero").click()
-    visit.locator("#edit-apply").click()
-    expect(done).to_contain_text(f"{Q}: weight 0 of bible")
-    expect_weights(visit, Q, [before[0], 0, before[2]])
 
+def change_one(page: Page, before: list[float]) -> None:
+    """Set the weight of one tensor of one expert to zero."""
+    pick(page, "#weights", Q, column=1)
+    expect(page.locator("#edit-picked")).to_contain_text(f"{Q} of bible")
+    page.locator("#edit-change").get_by_label("zero").click()
+    page.locator("#edit-apply").click()
+    expect(page.locator("#edit-done")).to_contain_text(f"{Q}: weight 0 of bible")
+    expect_weights(page, Q, [before[0], 0, before[2]])
+
+
+def change_parts_and_take_one_back(page: Page) -> None:
+    """Change a layer, a module, a group and a third of the model, for all experts, with a step back and forth."""
+    first, done = page.locator("#edit-first input"), page.locator("#edit-done li")
     for chosen, picked, how, to, said in (
         ("its layer", K, "set", "0.5", "layer 1: weight 0.5"),
         ("its module", K, "scale", "2", "k: weight × 2"),
         ("its group", UP, "set", "0.25", "MLP: weight 0.25"),
     ):
-        pick(visit, "#norms", picked)
-        expect(visit.locator("#edit-picked")).to_contain_text(f"{picked} of shakespeare")
-        part.get_by_label(chosen).click()
-        who.get_by_label("all experts").click()
-        change.get_by_label(how, exact=True).click()
-        visit.locator("#edit-first input").fill(to)
-        visit.locator("#edit-apply").click()
-        expect(done.locator("li").first).to_have_text(said)
-    expect_weights(visit, Q, [0.5] * 3)
-    expect_weights(visit, K, [1.0] * 3)
-    expect_weights(visit, UP, [0.25] * 3)
+        pick(page, "#norms", picked)
+        expect(page.locator("#edit-picked")).to_contain_text(f"{picked} of shakespeare")
+        page.locator("#edit-part").get_by_label(chosen).click()
+        page.locator("#edit-who").get_by_label("all experts").click()
+        page.locator("#edit-change").get_by_label(how, exact=True).click()
+        first.fill(to)
+        page.locator("#edit-apply").click()
+        expect(done.first).to_have_text(said)
+    expect_weights(page, Q, [0.5] * 3)
+    expect_weights(page, K, [1.0] * 3)
+    expect_weights(page, UP, [0.25] * 3)
 
-    visit.locator("#edit-undo").click()
-    expect(done.locator("li")).to_have_count(3)
-    expect_weights(visit, UP, [0.5] * 3)
-    visit.locator("#edit-redo").click()
-    expect_weights(visit, UP, [0.25] * 3)
+    page.locator("#edit-undo").click()
+    expect(done).to_have_count(3)
+    expect_weights(page, UP, [0.5] * 3)
+    page.locator("#edit-redo").click()
+    expect_weights(page, UP, [0.25] * 3)
 
-    part.get_by_label("last third").click()
-    visit.locator("#edit-first input").fill("0.75")
-    visit.locator("#edit-apply").click()
-    expect(done.locator("li").first).to_have_text("last third: weight 0.75")
-    expect_weights(visit, UP.replace("layers.1", "layers.4"), [0.75] * 3)
-    expect_weights(visit, UP, [0.25] * 3)
+    page.locator("#edit-part").get_by_label("last third").click()
+    first.fill("0.75")
+    page.locator("#edit-apply").click()
+    expect(done.first).to_have_text("last third: weight 0.75")
+    expect_weights(page, UP.replace("layers.1", "layers.4"), [0.75] * 3)
+    expect_weights(page, UP, [0.25] * 3)
 
-    part.get_by_label("the model").click()
-    change.get_by_label("ramp").click()
-    visit.locator("#edit-first input").fill("1")
-    visit.locator("#edit-last input").fill("0")
-    visit.locator("#edit-apply").click()
-    expect_weights(visit, Q, [0.8] * 3)
-    visit.locator("#edit-reset").click()
-    expect(done.locator("li").first).to_have_text("the whole model: weight as before")
+
+def slope_and_reset(page: Page, before: list[float]) -> None:
+    """Let the weight fall with the depth, and then take back everything that was changed."""
+    page.locator("#edit-part").get_by_label("the model").click()
+    page.locator("#edit-change").get_by_label("ramp").click()
+    page.locator("#edit-first input").fill("1")
+    page.locator("#edit-last input").fill("0")
+    page.locator("#edit-apply").click()
+    expect_weights(page, Q, [0.8] * 3)
+    page.locator("#edit-reset").click()
+    expect(page.locator("#edit-done li").first).to_have_text("the whole model: weight as before")
+    expect_weights(page, Q, before)
+
+
+def choose_preset(page: Page) -> None:
+    """Change the weights by a preset, which adds one change to the list."""
+    done = page.locator("#edit-done li")
+    count = done.count()
+    page.locator("#edit-preset input").click()
+    page.get_by_role("option", name="attention only").click()
+    expect_weights(page, UP, [0] * 3)
+    expect(done).to_have_count(count + 1)  # not twice, though the dropdown tells of a choice twice
+
+
+def choose_method_without_weights_and_convert(page: Page) -> None:
+    """Choose a method that takes no changes, and turn it into one that does: the changes stand on top."""
+    choose_method(page, "Three papers", "FroM")
+    expect(page.locator("#forecast-note")).to_contain_text("Or press Reset below “Change by hand”")
+    page.locator("#edit-convert").click()
+    expect(page.locator("#edit-done")).to_contain_text("Your changes stand on top of them.")
+    expect(page.locator("#method").get_by_label("Task arithmetic", exact=True)).to_be_checked()
+
+
+def sample(page: Page) -> None:
+    """Ask the base, the experts and the merge as it stands."""
+    page.locator("#sample-length input[type=number]").fill("4")
+    page.locator("#sample-run").click()
+    expect(page.locator("#answers [aria-busy=false] article")).to_have_count(5, timeout=120_000)
+    expect(page.locator("#answers article.merge h3")).to_have_text("merge: as it stands")
+    assert len(page.locator("#answers article.merge pre").inner_text()) > len("[Enter ")
+
+
+def test_weights_are_changed_by_hand_sampled_and_merged(visit: Page, workplace: Path) -> None:
+    before = weights_of(visit, Q)
+    convert(visit)
+    expect_weights(visit, Q, before)  # FroM's coefficients, as weights that can be changed
+    change_one(visit, before)
+    change_parts_and_take_one_back(visit)
+    slope_and_reset(visit, before)
+    choose_preset(visit)
     expect_weights(visit, Q, before)
-    count = done.locator("li").count()
-    visit.locator("#edit-preset input").click()
-    visit.get_by_role("option", name="attention only").click()
-    expect_weights(visit, UP, [0] * 3)
-    expect(done.locator("li")).to_have_count(count + 1)  # not twice, though the dropdown tells of a choice twice
-    expect_weights(visit, Q, before)
-
-    choose_method(visit, "Three papers", "FroM")  # which takes no changes
-    expect(visit.locator("#forecast-note")).to_contain_text("Or press Reset below “Change by hand”")
-    visit.locator("#edit-convert").click()
-    expect(done).to_contain_text("Your changes stand on top of them.")
-    expect(visit.locator("#method").get_by_label("Task arithmetic", exact=True)).to_be_checked()
+    choose_method_without_weights_and_convert(visit)
     expect_weights(visit, UP, [0] * 3)
     expect_weights(visit, Q, before)
 
     open_tab(visit, "#forecast", "Recipe")
     expect(visit.locator("#recipe-text")).to_contain_text("merge_method: task_arithmetic")
     expect(visit.locator("#recipe-text")).to_contain_text("filter:")
-
-    visit.locator("#sample-length input[type=number]").fill("4")
-    visit.locator("#sample-run").click()
-    expect(visit.locator("#answers [aria-busy=false] article")).to_have_count(5, timeout=120_000)
-    expect(visit.locator("#answers article.merge h3")).to_have_text("merge: as it stands")
-    assert len(visit.locator("#answers article.merge pre").inner_text()) > len("[Enter ")
-    visit.locator("#output input, #output textarea").fill("by-hand")
+    sample(visit)
     assert not (workplace / "by-hand").exists()
+    visit.locator("#output input, #output textarea").fill("by-hand")
     visit.locator("#run").click()
     expect(visit.locator("#merge-status")).to_contain_text("Merged.", timeout=120_000)
     merged, base = tensors("by-hand", workplace), tensors("base")

@@ -31,8 +31,8 @@ watch('value', () => {
 SPOKEN = "element.setAttribute('role', 'status');"  # readers of screens say what a check has found
 
 
-# On a narrow screen the panel is a sheet that scrolls by itself.
-IN_SIGHT = "() => requestAnimationFrame(() => document.querySelector('#ID').scrollIntoView({block: 'nearest'}))"
+# On a narrow screen the panel is a sheet that scrolls by itself. After the last step there is only the list of lessons.
+IN_SIGHT = "() => requestAnimationFrame(() => document.querySelector('#ID')?.scrollIntoView({block: 'nearest'}))"
 
 
 @dataclass(frozen=True)
