@@ -15,9 +15,10 @@ from merging.compare import Comparison
 from merging.errors import MergeError
 from merging.method import find_method
 from merging.predictions import Difference, Prediction, difference
-from merging.predictor import STILL
+from merging.predictor import BROKEN, STILL
 from merging.recipe import Recipe
 from merging.wholes import LATER
+from merging.words import counted
 from ui.comparing import known_predictor, predicted
 from ui.errors import notice
 from ui.figures.compared import Side, compared_figure
@@ -28,6 +29,7 @@ from ui.models_panel import Selection
 from ui.plots import coefficients_figure
 
 SIDES = {"weights": "weight", "kept": "share of entries kept", "relative": "‖merged τ‖ / ‖W₀‖"}
+WRITTEN = '<p class="caption">The merge as it stands, to be downloaded, shared as a link, or made again.</p>'
 Drawn = tuple[Any, ...]  # the caption, what each of VIEWS shows, and whether all of it is exact
 
 
@@ -39,7 +41,7 @@ def draw_forecast(
     if not known_predictor(selection):
         return "", *dict.fromkeys(VIEWS).values(), True
     if view == "recipe":
-        return gr.skip(), *{**shown, "recipe": recipe_text(recipe)}.values(), True
+        return WRITTEN, *{**shown, "recipe": recipe_text(recipe)}.values(), True
     predictor = known_predictor(selection, recipe.makes)
     if not predictor:  # no adapter can be made, of which the panel of the result speaks
         return "", *{**shown, view: None}.values(), True
@@ -126,6 +128,8 @@ def caption(
     if found.entrywise and math.isfinite(none):
         told.append(f"entries decided by several experts {several:.0%}, by one {one:.0%}, by none {none:.0%}")
         tables.add("decided")
+    if broken := [*found.why.values()].count(BROKEN):
+        told.append(f"it will be refused, for {counted(broken, 'tensor')} with infinite or undefined numbers")
     if mixed:
         told.append("but for matrices, in which it mixes the adapters")
     if recipe.rank:

@@ -66,6 +66,12 @@ class See:
 
 def see_panel() -> See:
     titles = [(measure.title, key) for key, measure in MEASURES.items()]
+    with gr.Row(elem_id="see-told"):
+        note = gr.HTML(elem_id="see-note", padding=False)
+        stop, read = (
+            gr.Button(words, size="sm", scale=0, min_width=90, visible=False, elem_id=name)
+            for words, name in (("Stop", "see-stop"), ("Read them", "see-read"))
+        )
     measure = gr.Dropdown(titles, value=RELATIVE.title, label="What is shown", elem_id="measure", filterable=False)
     view = gr.State("layers")
     with gr.Tabs(elem_id="views") as tabs:
@@ -98,12 +104,6 @@ def see_panel() -> See:
             unsaved = room("statistics-unsaved")
         with gr.Tab(VIEWS["tensor"], id="tensor"):
             microscope = tensor_panel()
-    with gr.Row():
-        note = gr.HTML(elem_id="see-note", padding=False)
-        stop, read = (
-            gr.Button(words, size="sm", scale=0, min_width=90, visible=False, elem_id=name)
-            for words, name in (("Stop", "see-stop"), ("Read them", "see-read"))
-        )
     detail = gr.HTML(elem_id="tensor-detail", padding=False)
     histogram = PlotView(label="Entries of the chosen tensor", empty="", elem_id="tensor-histogram")
     return See(

@@ -353,6 +353,7 @@ def test_a_broken_tensor_leaves_the_caption_without_nan(family: Family, tmp_path
     told = draw(select(base, experts), Recipe("ties", base, tuple(experts))).caption
 
     assert "nan" not in told.lower()
+    assert "it will be refused, for 1 tensor" in told
 
 
 @pytest.mark.parametrize("quick", [True, False], ids=["while it is drawn", "while it is drawn exactly"])
