@@ -17,6 +17,8 @@ from merging.hub.search import FAMILIES
 from tests.e2e.conftest import ROOT, choose_models, open_tab, running_app
 from tests.hub import TOKEN, Hub, environment, standing_in
 
+pytestmark = pytest.mark.e2e
+
 ZOO = ROOT / "zoo"
 THERE = {"some/base": "base", "some/bard": "shakespeare", "some/python": "python", "locked/bible": "bible"}
 
