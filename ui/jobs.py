@@ -19,6 +19,12 @@ def announce(visitor: str, kind: str) -> None:
     STOPS[visitor, kind] = threading.Event()
 
 
+def dismiss(visitor: str, kind: str) -> None:
+    """Stop the visitor's work of this kind, or say that none is to begin."""
+    if event := STOPS.pop((visitor, kind), None):
+        event.set()
+
+
 def running(visitor: str, kind: str) -> bool:
     """Whether the visitor's work of this kind has begun and not ended."""
     return (visitor, kind) in STOPS

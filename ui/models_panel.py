@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,9 +82,15 @@ def models_panel(folder: Path | None) -> Models:
     return Models(base, experts, table, gr.State(Selection()), hub_panel())
 
 
-def choose(base: str | None, experts: list[str] | None) -> Iterator[tuple[Any, Any]]:
-    """The table of the chosen models and the selection, when the Hub was asked about those that only it has."""
+def choose(
+    base: str | None, experts: list[str] | None, offered: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[Any, Any]]:
+    """The table of the chosen models and the selection, when the Hub was asked about those that only it has.
+
+    `offered` are paths by names of their folders, which a visitor may type, too.
+    """
     base, paths = _tidied(base, experts)
+    base, *paths = (offered.get(path, path) if not os.path.exists(path) else path for path in (base, *paths))
     far = on_the_hub([base, *paths])
     if far:
         yield notice(f"Asking the Hub about {listed([f'`{name}`' for name in far])}.", "info"), gr.skip()

@@ -18,6 +18,7 @@ from merging.unwritten import KEEP, Unwritten, merged_in_memory
 from ui.asked import NOW, WRITTEN, Asked, One
 from ui.controls import Slider
 from ui.errors import notice, worded
+from ui.held import in_words
 from ui.jobs import Job, stoppable
 from ui.merge_panel import progress
 from ui.pace import bar
@@ -141,5 +142,10 @@ def cards(who: list[One], told: list[Answer], prompt: str, busy: bool, making: s
             body = f'<p class="caption">{html.escape(answer.note)}</p>{body}'
         if answer.error:
             body = notice(answer.error, "warning" if one.missing else "error")
-        boxes.append(f'<article class="answer {one.kind}"><h3>{html.escape(one.name)}</h3>{body}</article>')
+        made = (
+            f'<p class="caption">{html.escape(in_words(one.recipe))}</p>'
+            if one.recipe and not one.recipe.problems()
+            else ""
+        )
+        boxes.append(f'<article class="answer {one.kind}"><h3>{html.escape(one.name)}</h3>{made}{body}</article>')
     return f'<div class="answers" aria-busy="{str(busy).lower()}">{"".join(boxes)}</div>'

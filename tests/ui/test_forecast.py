@@ -28,6 +28,7 @@ from tests.ui.screens import Screen, cells, draw, select
 from ui import forecast
 from ui.comparing import known_predictor, predicted
 from ui.figures.effects import DECIDING, DISTANCE, EFFECTS, KEPT, WEIGHTS
+from ui.figures.looks import COLOURS, colour
 from ui.forecast import caption, draw_forecast, recipe_text
 from ui.forecast_panel import COMPARED, VIEWS
 from ui.models_panel import Selection
@@ -456,3 +457,15 @@ def test_a_slider_of_weights_is_heard_without_the_queue(family: Family, screen: 
     ]
     assert followed
     assert not any(one.queue for one in followed)
+
+
+def test_an_expert_has_one_colour_and_the_merge_none_of_theirs(family: Family) -> None:
+    base, experts = family()
+    selection = select(base, experts)
+    drawn = draw(selection, Recipe("task_arithmetic", base, tuple(experts)), "effects", effect=DISTANCE).figure
+    assert drawn is not None
+
+    merge, *others = drawn.data
+
+    assert [trace.line.color for trace in others] == [colour(index) for index in range(len(experts))]
+    assert merge.line.color not in COLOURS

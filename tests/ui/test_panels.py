@@ -36,7 +36,7 @@ from ui.family import choices
 from ui.jobs import STOPS, Job, announce, stop, stoppable
 from ui.measures import ABSOLUTE, RELATIVE, Measure
 from ui.merge_panel import estimate, recipe_of, run_merge
-from ui.models_panel import Selection, read_models
+from ui.models_panel import Selection, choose, read_models
 from ui.sample_panel import cards, run_sample
 from ui.views import describe, draw_norms, show_tensor
 
@@ -603,3 +603,21 @@ def test_a_slash_at_the_end_of_a_path_makes_no_other_model(family: Family) -> No
     _, selection = read_models(f"{base}/", [f"{experts[0]}/", str(experts[0])])
 
     assert (selection.base, selection.fitting) == (str(base), (str(experts[0]),))
+
+
+def test_a_model_that_is_offered_may_be_typed_by_its_name(family: Family) -> None:
+    base, experts = family()
+    offered = {path.name: str(path) for path in (base, *experts)}
+
+    *_, (_, selection) = choose(base.name, [experts[0].name, str(experts[1])], offered)
+
+    assert selection.base == str(base)
+    assert selection.fitting == tuple(map(str, experts[:2]))
+
+
+def test_a_merge_that_was_sampled_says_how_it_was_made() -> None:
+    recipe = Recipe("ties", Path("base"), (Path("a"), Path("b")), values={"density": 0.3})
+
+    shown = cards([One("merge", "merge: as it stands", recipe, recipe=recipe)], [Answer("x", "done")], "Ask", False)
+
+    assert "TIES-Merging, density 0.3" in shown

@@ -20,7 +20,7 @@ from ui import comparing
 from ui.comparing import known_comparison, make_comparison
 from ui.jobs import stop, stoppable
 from ui.measures import RELATIVE
-from ui.models_panel import Selection, read_models
+from ui.models_panel import Selection, choose, read_models
 from ui.plot_view import READING
 from ui.see_panel import DRAWN
 from ui.views import Look, draw_norms
@@ -108,6 +108,24 @@ def test_nothing_else_reads_them_and_what_is_drawn_stays(unread: Screen) -> None
 
     assert read(unread)
     assert "steps " in unread["forecast-note"]
+
+
+def test_while_their_headers_are_read_nobody_is_told_to_read_them(
+    unread: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def slow(*given: Any) -> Any:
+        unread["from-scaling"] = 0.5
+        unread.fire("from-scaling", "change")
+        seen.append(unread["forecast-note"])
+        return choose(*given)
+
+    monkeypatch.setattr("ui.wires.models.choose", slow)
+    unread.fire("experts", "change")
+
+    assert seen
+    assert not any("not read" in (words or "") for words in seen)
 
 
 def test_while_they_are_read_turning_tabs_leaves_the_heatmap_that_is_filling(unread: Screen) -> None:

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from merging.predictions import DECIDED, Prediction
 from ui.figures.curves import curves_figure
-from ui.figures.looks import quiet
+from ui.figures.looks import MERGE, colour, quiet
 
 KEPT = "Entries kept of each expert"
 DECIDING = "Entries decided by one expert, by several, by none"
@@ -32,7 +32,9 @@ def effect_figure(prediction: Prediction, names: tuple[str, ...], effect: str) -
         own = (layers.expert_norms / layers.base_norms[:, None]).T.tolist()
         curves = {"merge": layers.relative.tolist(), **dict(zip(names, own, strict=True))}
         figure = curves_figure(rows, curves, "‖merged τ‖ / ‖W₀‖")
-        figure.data[0].line.width = 4
+        figure.data[0].line.update(width=4, color=MERGE)
+        for index, trace in enumerate(figure.data[1:]):  # in the colours that they have elsewhere
+            trace.line.color = colour(index)
         return figure
     table, label, form = (layers.kept, "kept", ".0%") if effect == KEPT else (layers.weights, "weight", ".3g")
     return curves_figure(rows, dict(zip(names, table.T.tolist(), strict=True)), label, form)

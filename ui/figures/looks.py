@@ -11,6 +11,7 @@ SIGNED = "RdBu"
 GRID = "rgba(128,128,128,.2)"
 # Okabe and Ito's, which colour-blind eyes tell apart.
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999"]
+MERGE = "#64748B"  # which is no expert's
 
 
 def colour(index: int) -> str:

@@ -156,7 +156,9 @@ def wire(page: Page, drawn: Any) -> None:
             words = in_words(plain, by_hand=bool(draft.edits.standing))
         except MergeError as error:
             return None, notice(str(error))
-        return Held(recipe), f'<p class="caption"><b>Held:</b> {html.escape(words)}. Now move something.</p>'
+        return Held(
+            recipe
+        ), f'<p class="caption"><b>Held:</b> {html.escape(words)}. What you change from now on is compared with it.</p>'
 
     page.demo.unload(on_leave)
     choices: list[Any] = [forecast.effect, forecast.compared, forecast.held]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -13,7 +14,7 @@ from merging.errors import MergeError, MergeStopped
 from ui.comparing import FAR, forget_left, known_comparison, left_comparison, make_comparison, unread
 from ui.errors import notice, worded
 from ui.events import PRIVATE, QUIET
-from ui.jobs import stop
+from ui.jobs import announce, dismiss
 from ui.models_panel import Selection, choose
 from ui.page import Page
 from ui.plot_view import READING
@@ -58,7 +59,7 @@ def wire(page: Page, looks: dict[str, Look]) -> Any:
 
     `looks` tells of visitors whose models are being read which view is open.
     """
-    see = page.see
+    see, models = page.see, page.models
     still = (gr.skip(),) * (len(see.plots) + 1)  # what is drawn, as it is
     apart = (gr.skip(),) * 2  # what is told of the tensor that was clicked, as it is
     readings: Counter[str] = Counter()  # how often each visitor chose models
@@ -69,6 +70,10 @@ def wire(page: Page, looks: dict[str, Look]) -> Any:
         looks.pop(visitor, None)
         forget_left(visitor)
 
+    def on_choose(request: gr.Request, base: str | None, experts: list[str] | None) -> Iterator[tuple[Any, Any]]:
+        announce(request.session_hash or "", "compare")  # it begins as soon as their headers are read
+        yield from choose(base, experts, {Path(str(path)).name: str(path) for _, path in models.base.choices})
+
     def on_models(request: gr.Request, selection: Selection, *given: Any) -> Iterator[tuple[Any, ...]]:
         """Read the weights, and fill the open view meanwhile; all else is drawn of them when they are read."""
         visitor = request.session_hash or ""
@@ -76,11 +81,11 @@ def wire(page: Page, looks: dict[str, Look]) -> Any:
         readings[visitor] += 1
         mine, problem = readings[visitor], ""
         if not selection.ready:
-            stop(visitor, "compare")
+            dismiss(visitor, "compare")
             yield "", *still, *buttons(False, False)
             return
         if selection.far:
-            stop(visitor, "compare")
+            dismiss(visitor, "compare")
             yield notice(FAR, "info"), *(None,) * len(see.plots), gr.skip(), *buttons(False, False)
             return
         try:
@@ -114,12 +119,12 @@ def wire(page: Page, looks: dict[str, Look]) -> Any:
     chosen = gr.on(
         [
             page.demo.load,
-            page.models.base.change,
-            page.models.experts.change,
-            page.models.hub.fetched.change,
+            models.base.change,
+            models.experts.change,
+            models.hub.fetched.change,
             see.read.click,
         ],
-        choose,
+        on_choose,
         [page.models.base, page.models.experts],
         [page.models.table, page.models.selection],
         **QUIET,
