@@ -32,7 +32,7 @@ MOVES = (
     ("pair", "input"),
     ("kept", "input"),
     ("effect", "change"),
-    ("from-scaling", "change"),
+    ("from-lambda", "change"),
     ("seed", "change"),
 )
 
@@ -116,8 +116,8 @@ def test_while_their_headers_are_read_nobody_is_told_to_read_them(
     seen = []
 
     def slow(*given: Any) -> Any:
-        unread["from-scaling"] = 0.5
-        unread.fire("from-scaling", "change")
+        unread["from-lambda"] = 0.5
+        unread.fire("from-lambda", "change")
         seen.append(unread["forecast-note"])
         return choose(*given)
 
