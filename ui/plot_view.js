@@ -62,12 +62,10 @@ async function draw() {
   const cells = heatmaps().length > 0;
   box.setAttribute('role', cells ? 'application' : 'img');
   box.tabIndex = cells ? 0 : -1;
-  if (props.lines) {
-    box.classList.add('pv-lines');
-    // What drags an axis would lie above its labels.
-    for (const name of Object.keys(fig.layout)) if (/^[xy]axis\d*$/.test(name)) fig.layout[name].fixedrange = true;
-  }
-  await Plotly.react(box, fig.data, dress(fig.layout), {responsive: true, displayModeBar: false});
+  box.classList.toggle('pv-lines', Boolean(props.lines));
+  // What drags an axis would lie above its labels.
+  const how = {responsive: true, displayModeBar: false, showAxisDragHandles: !props.lines};
+  await Plotly.react(box, fig.data, dress(fig.layout), how);
   if (wired) return;
   wired = true;
   // Between layers there is nothing to tell.
