@@ -21,22 +21,32 @@ ONE, ALL = "this expert", "all experts"
 SET, SCALE, ZERO, RAMP, BACK = "set", "scale", "zero", "ramp", "as before"
 CHANGES = [SET, SCALE, ZERO, RAMP, BACK]
 NUMBERS = {SET: "to", SCALE: "by", RAMP: "from"}  # what is before the first number of a change, which others lack
-NOTHING = "Click a cell of the heatmap, or walk to it with the arrow keys and press Enter; then change its weight."
+NOTHING = (
+    "Click a cell of a heatmap, or the label of a row or a column; or walk to a cell with the arrow keys and press "
+    "Enter, Shift+Enter for its row, or Ctrl+Enter for its column. Then change the weight."
+)
 
 
 @dataclass(frozen=True)
 class Picked:
-    """What was chosen on the heatmap: a tensor, and the path and the name of an expert."""
+    """What was chosen on the heatmap: a tensor, and the path and the name of an expert; or the part a label names."""
 
     tensor: str = ""
     expert: str = ""
     name: str = ""
+    part: str = ""  # of a label: one of PARTS, which the tensor stands for; of all experts where none is named
+
+    @property
+    def who(self) -> str:
+        """Whose weights a label stands for."""
+        return ONE if self.expert else ALL
 
 
 @dataclass(frozen=True)
 class Editing:
     """The components of the section."""
 
+    section: gr.Accordion
     picked: gr.State  # Picked
     said: gr.HTML
     part: gr.Radio
@@ -54,7 +64,7 @@ class Editing:
 
 
 def edit_panel() -> Editing:
-    with gr.Accordion("Change by hand", open=False, elem_id="editing"):
+    with gr.Accordion("Change by hand", open=False, elem_id="editing") as section:
         said = gr.HTML(f'<p class="caption">{NOTHING}</p>', elem_id="edit-picked", padding=False)
         convert = gr.Button(
             "Turn it into task arithmetic with these coefficients", size="sm", visible=False, elem_id="edit-convert"
@@ -75,18 +85,38 @@ def edit_panel() -> Editing:
             list(PRESETS), value=None, label="Preset", info="For all experts.", filterable=False, elem_id="edit-preset"
         )
         done = gr.HTML(elem_id="edit-done", padding=False)
+    picked = gr.State(Picked())
     return Editing(
-        gr.State(Picked()), said, part, who, change, first, last, apply, undo, redo, reset, preset, convert, done
+        section, picked, said, part, who, change, first, last, apply, undo, redo, reset, preset, convert, done
     )
+
+
+def row_of(tensor: str, *, alone: bool) -> Picked:
+    """What the label of a tensor's row stands for: its layer, or the tensor alone; of all experts."""
+    return Picked(tensor, part=TENSOR if alone else LAYER)
+
+
+def column_of(tensor: str) -> Picked:
+    """What the label of a tensor's column stands for: its module in all layers, of all experts."""
+    return Picked(tensor, part=MODULE if place(tensor).row else TENSOR)
+
+
+def chips(picked: Picked, before: Picked) -> tuple[Any, Any]:
+    """Part and Of, preset by a label; a cell takes back what a label before it has set, and nothing else."""
+    if picked.part:
+        return picked.part, picked.who
+    return (TENSOR, ONE) if before.part else (gr.skip(), gr.skip())
 
 
 def told(picked: Picked, hurdle: str = "") -> str:
     """What is chosen, in words, and why no weight can be changed, where that is so."""
     why = notice(hurdle, "info") if hurdle else ""
-    if not picked.tensor:
+    part = part_of(picked, picked.part or TENSOR)
+    if part is None:
         return why or f'<p class="caption">{NOTHING}</p>'
-    whose = f" of {html.escape(picked.name)}" if picked.name else ""
-    return f'{why}<p class="caption"><b>{html.escape(picked.tensor)}</b>{whose}</p>'
+    whose = f" of {html.escape(picked.name)}" if picked.name else ", all experts" if picked.part else ""
+    words = f"module {part.words}" if picked.part == MODULE else part.words
+    return f'{why}<p class="caption"><b>{html.escape(words)}</b>{whose}</p>'
 
 
 def numbers_of(change: str) -> tuple[Any, Any]:

@@ -53,6 +53,7 @@ def forecast_panel() -> Forecast:
                 READING,
                 label="Merge coefficients by tensor and expert",
                 empty="Nothing to weigh yet.",
+                lines=True,
                 elem_id="weights",
             )
             editing = edit_panel()

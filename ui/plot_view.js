@@ -1,4 +1,5 @@
 // Draws props.value, a Plotly figure or {words} where there is none yet, and fires cell_select({cell, row, column}) for a click or Enter on a heatmap cell.
+// Where props.lines says so, the label of a row, a column or a panel fires line_select({line, cell, column, panel}).
 // What is drawn can be read as a table, too, which is made when it is opened.
 const box = element.querySelector('.pv-box');
 const numbers = element.querySelector('.pv-numbers');
@@ -61,7 +62,10 @@ async function draw() {
   const cells = heatmaps().length > 0;
   box.setAttribute('role', cells ? 'application' : 'img');
   box.tabIndex = cells ? 0 : -1;
-  await Plotly.react(box, fig.data, dress(fig.layout), {responsive: true, displayModeBar: false});
+  box.classList.toggle('pv-lines', Boolean(props.lines));
+  // What drags an axis would lie above its labels.
+  const how = {responsive: true, displayModeBar: false, showAxisDragHandles: !props.lines};
+  await Plotly.react(box, fig.data, dress(fig.layout), how);
   if (wired) return;
   wired = true;
   // Between layers there is nothing to tell.
@@ -77,6 +81,36 @@ const choose = (cell, trace, index) => {
   if (!cell || !trace || !Array.isArray(index)) return;
   trigger('cell_select', {cell, row: index[0], column: index[1], panel: trace.name || ''});
 };
+
+// A line of cells; any tensor in it stands for it.
+function chooseLine(line, trace, {row, col}) {
+  const cells = trace.customdata || [], inside = line === 'row' ? cells[row] : cells.map((names) => names[col]);
+  const cell = (inside || []).find(Boolean);
+  if (!cell) return;
+  live.textContent = `The ${line} is picked.`;
+  trigger('line_select', {line, cell, column: col, panel: trace.name || ''});
+}
+
+// The line whose label this is: a tick's, or a panel's title.
+function labelled(target) {
+  const maps = heatmaps().map(({trace}) => trace), title = target.closest('.annotation');
+  if (title) {
+    const panels = [...new Set(maps.map(({name}) => name))], name = panels[Number(title.dataset.index)];
+    return name && {line: 'panel', trace: maps.find((trace) => trace.name === name), row: 0, col: 0};
+  }
+  const tick = target.closest('.cartesianlayer [class$="tick"]');
+  if (!tick) return null;
+  const [, way, number] = tick.getAttribute('class').match(/^([xy])(\d*)tick$/) || [];
+  const trace = way && maps.find((each) => (each[way + 'axis'] || way) === way + number);
+  if (!trace) return null;
+  const at = trace[way].indexOf(box._fullLayout[way + 'axis' + number]._categories[tick.__data__.x]);
+  return way === 'y' ? {line: 'row', trace, row: at, col: 0} : {line: 'column', trace, row: 0, col: at};
+}
+
+if (props.lines) box.addEventListener('click', (event) => {
+  const found = labelled(event.target);
+  if (found) chooseLine(found.line, found.trace, found);
+});
 
 const exists = ({map, row, col}) => {
   const trace = (heatmaps()[map] || {}).trace;
@@ -151,7 +185,9 @@ box.addEventListener('keydown', (event) => {
   if (where) focusCell(maps, where);
   else if ((event.key === 'Enter' || event.key === ' ') && at) {
     const {trace} = maps[at.map];
-    choose(cellOf(trace, at), trace, [at.row, at.col]);
+    const line = props.lines && (event.shiftKey ? 'row' : (event.ctrlKey || event.metaKey) && 'column');
+    if (line) chooseLine(line, trace, at);
+    else choose(cellOf(trace, at), trace, [at.row, at.col]);
   }
   else return;
   event.preventDefault();

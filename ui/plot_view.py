@@ -31,20 +31,29 @@ class Words:
         return json.dumps({"words": self.text})
 
 
+KEYS = "Arrow keys walk from cell to cell. Enter picks a cell, Shift+Enter its row, Ctrl+Enter its column."
 READING = Words("The models are being read.")
 
 
 class PlotView(gr.HTML):
     """Shows a Plotly figure; fires `cell_select` with the `customdata` of the heatmap cell that was chosen.
 
-    What is drawn can be opened as a table, and downloaded.
+    With `lines` it also fires `line_select` for the label of a row, a column or a panel. What is drawn can be opened as
+    a table, and downloaded.
     """
 
     def __init__(
-        self, value: go.Figure | Sketch | Words | None = None, *, label: str, empty: str, **kwargs: Any
+        self,
+        value: go.Figure | Sketch | Words | None = None,
+        *,
+        label: str,
+        empty: str,
+        lines: bool = False,
+        **kwargs: Any,
     ) -> None:
+        keys = f' aria-description="{KEYS}"' if lines else ""
         box = (
-            '<div class="pv-box" tabindex="0" role="application" aria-label="${label}"></div>'
+            f'<div class="pv-box" tabindex="0" role="application" aria-label="${{label}}"{keys}></div>'
             f'<div class="pv-empty">{escape(empty)}</div><div class="pv-live" aria-live="polite"></div>'
             '<details class="pv-numbers"><summary>Numbers</summary><a download="numbers.csv">Download as CSV</a>'
             '<div tabindex="0" role="region" aria-label="Numbers: ${label}"></div></details>'
@@ -55,6 +64,7 @@ class PlotView(gr.HTML):
             html_template=box,
             js_on_load=DRAW,
             plotly_src=f"gradio_api/file={PLOTLY_JS}",
+            lines=lines,
             **kwargs,
         )
 

@@ -182,7 +182,7 @@ def coefficients_figure(
     Where a number is negative, the scale has zero in its middle.
     """
     rows = tensor_rows(names)
-    height = min(48 + 28 * len(rows), TALLEST)
+    height = _tall(rows)
     trace, holes = tensor_map(rows, experts, told(names, table, label, gaps or {}))
     ticks, texts = tensor_ticks(rows, height - 50)
     scale = {**scaled([table], STEPS), "colorbar": _bar(label, height - 48)}
@@ -197,6 +197,20 @@ def coefficients_figure(
         "yaxis": {**quiet, "autorange": "reversed", "tickvals": ticks, "ticktext": texts, "tickfont": {"size": 10}},
     }
     return Sketch([trace], layout)
+
+
+def _tall(rows: list[Row]) -> int:
+    return min(48 + 28 * len(rows), TALLEST)
+
+
+def labels_each(names: tuple[str, ...]) -> bool:
+    """Whether there is room for a label of each tensor beside its coefficients, or only of each layer."""
+    rows = tensor_rows(names)
+    return _roomy(rows, _tall(rows) - 50)
+
+
+def _roomy(rows: list[Row], height: int) -> bool:
+    return height / max(len(rows), 1) >= 11
 
 
 def tensor_rows(names: tuple[str, ...]) -> list[Row]:
@@ -254,8 +268,7 @@ def _holes(cells: list[list[Told]]) -> list[dict[str, Any]]:
 
 def tensor_ticks(rows: list[Row], height: int) -> tuple[list[str], list[str]]:
     """A label for each tensor while they have the room; then for each layer; then for every so many."""
-    each = height / max(len(rows), 1)
-    if each >= 11:
+    if _roomy(rows, height):
         shown = [(str(i), f"{at.row} · {at.module}" if at.row else at.module) for i, (_, at) in enumerate(rows) if at]
     else:
         first = {at.row or at.module: i for i, (_, at) in reversed(list(enumerate(rows))) if at}

@@ -78,7 +78,7 @@ def see_panel() -> See:
         with gr.Tab(VIEWS["layers"], id="layers"):
             empty = "Choose a base and an expert that fits it, and what it changed appears here."
             norms = PlotView(
-                READING, label="What each expert changed, by layer and module", empty=empty, elem_id="norms"
+                READING, label="What each expert changed, by layer and module", empty=empty, lines=True, elem_id="norms"
             )
         with gr.Tab(VIEWS["depth"], id="depth"):
             curves = PlotView(label="What each expert changed, over the depth", empty="", elem_id="curves")

@@ -195,6 +195,54 @@ def sample(page: Page) -> None:
     assert len(page.locator("#answers article.merge pre").inner_text()) > len("[Enter ")
 
 
+def test_the_label_of_a_layer_or_an_expert_picks_all_of_it(visit: Page) -> None:
+    choose_method(visit, "One number per tensor", "Task arithmetic")
+    expect_weights(visit, Q, [0.4] * 3)
+    drawn(visit, "#norms")
+    before = coefficients(visit)
+
+    label = visit.locator("#norms .ytick text").get_by_text("layer 1", exact=True)
+    assert label.evaluate("text => getComputedStyle(text).cursor") == "pointer"
+    label.click()
+    picked = visit.locator("#edit-picked")
+    expect(picked).to_contain_text("layer 1, all experts")
+    expect(visit.locator("#edit-part").get_by_label("its layer")).to_be_checked()
+    expect(visit.locator("#edit-who").get_by_label("all experts")).to_be_checked()
+    visit.locator("#edit-change").get_by_label("zero").click()
+    visit.locator("#edit-apply").click()
+    expect_weights(visit, Q, [0] * 3)
+    assert coefficients(visit) == {
+        tensor: [0] * 3 if ".layers.1." in tensor else weights for tensor, weights in before.items()
+    }
+
+    visit.locator("#weights .xtick text").get_by_text("bible", exact=True).click()
+    expect(picked).to_contain_text("the whole model of bible")
+    expect(visit.locator("#edit-part").get_by_label("the model")).to_be_checked()
+    expect(visit.locator("#edit-who").get_by_label("this expert")).to_be_checked()
+    visit.locator("#weights .ytick text").get_by_text("layer 3", exact=True).click()
+    expect(picked).to_contain_text("layer 3, all experts")
+    visit.locator("#norms .annotation").get_by_text("python", exact=True).click()
+    expect(picked).to_contain_text("the whole model of python")
+    visit.locator("#norms .x3tick text").get_by_text("gate", exact=True).click()
+    expect(picked).to_contain_text("module gate, all experts")
+
+    visit.locator("#norms .pv-box").focus()
+    for key in ("ArrowRight", "ArrowDown", "Shift+Enter"):
+        visit.keyboard.press(key)
+    expect(picked).to_contain_text("layer 1, all experts")
+    visit.keyboard.press("Control+Enter")
+    expect(picked).to_contain_text("module q, all experts")
+    visit.keyboard.press("Enter")
+    expect(picked).to_contain_text(f"{Q} of shakespeare")
+    expect(visit.locator("#edit-part").get_by_label("this tensor")).to_be_checked()
+
+
+def coefficients(page: Page) -> dict[str, list[float]]:
+    """All coefficients that the page shows, by tensor."""
+    trace = figure(page, "#weights")[0]
+    return {cells[0]: row for cells, row in zip(trace["cells"], trace["z"], strict=True) if cells[0]}
+
+
 def test_weights_are_changed_by_hand_sampled_and_merged(visit: Page, workplace: Path) -> None:
     before = weights_of(visit, Q)
     convert(visit)

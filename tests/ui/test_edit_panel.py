@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from merging.edits import PRESETS, Edit, Edits, weights_of
 from merging.parts import THIRDS, Part
@@ -224,6 +227,87 @@ def test_a_method_without_weights_offers_to_become_one_that_has_them(picked: Scr
     assert "the same coefficients" in picked["edit-done"]
     sliders = [picked.rendered[f"Weight of {name}"].value for name in ("expert-1", "expert-2")]
     assert sliders == [first(weights[path]) for path in picked["experts"]]
+
+
+@pytest.mark.parametrize(
+    ("plot", "told", "part", "who", "words", "edit"),
+    [
+        ("norms", {"line": "row", "panel": "expert-1"}, LAYER, ALL, "<b>layer 1</b>, all experts", Part("layer", "1")),
+        ("norms", {"line": "column", "panel": "expert-1"}, MODULE, ALL, "<b>module up</b>, all", Part("module", "up")),
+        ("norms", {"line": "panel", "panel": "expert-2"}, MODEL, ONE, "<b>the whole model</b> of expert-2", Part()),
+        ("weights", {"line": "row"}, TENSOR, ALL, f"<b>{UP}</b>, all experts", Part("tensor", UP)),
+        ("weights", {"line": "column", "column": 1}, MODEL, ONE, "<b>the whole model</b> of expert-2", Part()),
+    ],
+)
+def test_a_label_presets_the_part_that_it_names(
+    picked: Screen, plot: str, told: dict[str, Any], part: str, who: str, words: str, edit: Part
+) -> None:
+    picked.fire(plot, "line_select", **{"cell": UP, "column": 0, "panel": "", **told})
+    picked["edit-change"] = ZERO
+    picked.fire("edit-apply")
+
+    assert (picked["edit-part"], picked["edit-who"]) == (part, who)
+    assert words in picked["edit-picked"]
+    expert = picked["experts"][1] if who == ONE else ""
+    assert picked.state(Draft).edits.done == (Edit(edit, "set", 0.0, expert=expert),)
+
+
+def test_a_tensor_outside_the_layers_has_a_column_of_its_own_and_a_row_with_its_like(picked: Screen) -> None:
+    head = {"cell": "model.norm.weight", "column": 0, "panel": "expert-1"}
+
+    picked.fire("norms", "line_select", line="column", **head)
+    assert picked.state(Picked) == Picked("model.norm.weight", part=TENSOR)
+    picked.fire("norms", "line_select", line="row", **head)
+    assert "<b>outside the layers</b>, all experts" in picked["edit-picked"]
+
+
+def test_rows_of_coefficients_are_picked_as_they_are_labelled(screen: Screen, deep: tuple[Path, list[Path]]) -> None:
+    screen.choose(*deep)
+    inside, outside = "model.layers.3.mlp.up_proj.weight", "model.norm.weight"
+
+    for tensor, part in ((inside, LAYER), (outside, TENSOR)):
+        screen.fire("weights", "line_select", line="row", cell=tensor, column=0, panel="")
+        assert screen.state(Picked) == Picked(tensor, part=part)
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> tuple[Path, list[Path]]:
+    """Models of so many tensors that only their layers are labelled beside the coefficients."""
+    modules = [f"mlp.{module}_proj.weight" for module in ("gate", "up", "down")]
+    names = [f"model.layers.{layer}.{module}" for layer in range(20) for module in modules]
+    paths = [tmp_path / name / "model.safetensors" for name in ("base", "expert-1")]
+    for number, path in enumerate(paths):
+        path.parent.mkdir()
+        save_file({name: torch.full((2, 2), float(number)) for name in [*names, "model.norm.weight"]}, path)
+    return paths[0].parent, [paths[1].parent]
+
+
+def test_a_cell_takes_back_what_a_label_has_set_and_leaves_what_was_chosen(picked: Screen) -> None:
+    picked["edit-part"], picked["edit-who"] = GROUP, ALL
+    picked.fire("weights", "cell_select", cell=UP, column=0, panel=None)
+    assert (picked["edit-part"], picked["edit-who"]) == (GROUP, ALL)
+
+    picked.fire("norms", "line_select", line="row", cell=UP, column=0, panel="expert-1")
+    picked.fire("weights", "cell_select", cell=UP, column=0, panel=None)
+
+    assert (picked["edit-part"], picked["edit-who"]) == (TENSOR, ONE)
+    assert f"<b>{UP}</b> of expert-1" in picked["edit-picked"]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"cell": "made.up", "line": "row"},
+        {"line": "row", "panel": "nobody"},
+        {"line": "column", "column": 2},
+        {"line": "column", "column": "0"},
+    ],
+)
+def test_a_label_that_is_not_drawn_picks_nothing(picked: Screen, told: dict[str, Any]) -> None:
+    picked.fire("weights", "line_select", **{"cell": UP, "column": 0, "panel": "", **told})
+
+    assert picked.state(Picked) == Picked()
+    assert picked["edit-part"] == TENSOR
 
 
 def shown(screen: Screen) -> Recipe:

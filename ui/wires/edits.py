@@ -12,21 +12,27 @@ import gradio as gr
 from merging.as_task_arithmetic import as_task_arithmetic
 from merging.edits import PRESETS, Edit, Edits, applied, uneditable
 from merging.errors import MergeError
+from merging.places import place
 from ui.comparing import known_comparison, predicted
 from ui.draft import Draft, converted
-from ui.edit_panel import Picked, edit_of, numbers_of, shown, told
+from ui.edit_panel import MODEL, Picked, chips, column_of, edit_of, numbers_of, row_of, shown, told
 from ui.errors import notice
 from ui.events import EACH, PRIVATE, QUIET, after
 from ui.method_panel import chosen as chosen_method
 from ui.models_panel import Selection
 from ui.page import Page
+from ui.plots import labels_each
 
 
 def wire(page: Page) -> None:
     editing, selection, draft = page.forecast.editing, page.models.selection, page.draft
     changing = [draft, editing.done, editing.undo, editing.redo, editing.reset]
 
-    def on_pick(chosen: Selection, event: gr.EventData) -> Picked:
+    def on_pick(chosen: Selection, before: Picked, event: gr.EventData) -> tuple[Any, ...]:
+        picked = cell_of(chosen, event)
+        return picked, *chips(picked, before)
+
+    def cell_of(chosen: Selection, event: gr.EventData) -> Picked:
         """A cell of the coefficients, whose columns are experts; or of the norms, whose panels are."""
         comparison, tensor = known_comparison(chosen), str(event.cell)
         if not comparison or tensor not in comparison.names:
@@ -34,6 +40,10 @@ def wire(page: Page) -> None:
         column = chosen.names.index(event.panel) if event.panel in chosen.names else event.column
         known = isinstance(column, int) and 0 <= column < len(chosen.names)
         return Picked(tensor, chosen.fitting[column], chosen.names[column]) if known else Picked(tensor)
+
+    def on_line(chosen: Selection, before: Picked, event: gr.EventData) -> tuple[Any, ...]:
+        picked = line_of(chosen, event)
+        return picked, *chips(picked, before), gr.Accordion(open=True) if picked.part else gr.skip()
 
     def refused(chosen: Selection, now: Draft, words: str) -> tuple[Any, ...]:
         return gr.skip(), *shown(chosen.by_path, now.edits, notice(words))
@@ -109,9 +119,10 @@ def wire(page: Page) -> None:
             shown(chosen.by_path, now.edits, words)[0],
         )
 
-    form = page.form
+    form, preset = page.form, [editing.picked, editing.part, editing.who]
     for plot in (page.see.norms, page.forecast.plot):
-        plot.cell_select(on_pick, selection, editing.picked, **EACH)
+        plot.cell_select(on_pick, [selection, editing.picked], preset, **EACH)
+        plot.line_select(on_line, [selection, editing.picked], [*preset, editing.section], **EACH)
     editing.change.change(numbers_of, editing.change, [editing.first, editing.last], **QUIET)
     controls = [editing.part, editing.who, editing.change, editing.first, editing.last]
     pressed: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}
@@ -123,7 +134,7 @@ def wire(page: Page) -> None:
     method = merging.form["method"]
     spoken, given = [editing.said, editing.convert, editing.apply], [selection, editing.picked, *form]
     after([method.change, selection.change, editing.picked.change], on_method, given, spoken)
-    after(selection.change, Picked, None, editing.picked)
+    after(selection.change, lambda before: (Picked(), *chips(Picked(), before)), editing.picked, preset)
     editing.convert.click(
         on_convert,
         [selection, *form],
@@ -134,6 +145,21 @@ def wire(page: Page) -> None:
         **pressed,
     )
     after(selection.change, _others, [selection, draft], changing)
+
+
+def line_of(chosen: Selection, event: gr.EventData) -> Picked:
+    """What a label stands for. Panels are of the norms: without one, columns are experts, and rows may be tensors."""
+    comparison, tensor = known_comparison(chosen), str(event.cell)
+    if not comparison or tensor not in comparison.names or (event.panel and event.panel not in chosen.names):
+        return Picked()
+    if event.line == "row":
+        alone = not event.panel and (labels_each(comparison.names) or not place(tensor).row)
+        return row_of(tensor, alone=alone)
+    if event.line == "column" and event.panel:
+        return column_of(tensor)
+    column = chosen.names.index(event.panel) if event.panel else event.column
+    known = isinstance(column, int) and 0 <= column < len(chosen.names)
+    return Picked("", chosen.fitting[column], chosen.names[column], MODEL) if known else Picked()
 
 
 def _others(chosen: Selection, now: Draft) -> Any:
