@@ -209,3 +209,25 @@ def test_with_little_room_the_difference_stands_below_both_settings() -> None:
     assert narrow["yaxis2"]["showticklabels"]
     assert narrow["height"] > wide.height
     assert {shape.xref + shape.yref for shape in wide.shapes} == {"xy", "x2y", "x3y2"}
+
+
+@pytest.mark.parametrize("experts", [("one",), ("one", "two", "three", "four", "five")])
+@pytest.mark.parametrize("inside", [0, 6])
+def test_with_little_room_the_experts_stand_below_each_other(experts: tuple[str, ...], inside: int) -> None:
+    names = ("model.norm.weight", *(f"model.layers.{at}.mlp.up_proj.weight" for at in range(inside)))
+    figure = norms_figure(names, experts, [[1.0] * len(experts)] * len(names), "norm")
+
+    narrow = figure.layout.meta["narrow"]["layout"]
+    parts = [tuple(f"{axis[0]}axis{axis[1:]}" for axis in (trace.xaxis, trace.yaxis)) for trace in figure.data]
+    assert len(parts) == len(experts) * (2 if inside else 1)
+    assert all(narrow[across]["domain"] == [0, 1] for across, _ in parts)
+    assert all(narrow[down]["showticklabels"] for _, down in parts)
+    edges = [edge for _, down in parts for edge in reversed(narrow[down]["domain"])]
+    assert edges == sorted(edges, reverse=True)
+    titles = [title["y"] for title in narrow["annotations"]]
+    assert [title["text"] for title in narrow["annotations"]] == [f"<b>{expert}</b>" for expert in experts]
+    assert titles == pytest.approx(edges[:: len(edges) // len(experts)])
+    bar = narrow["coloraxis"]["colorbar"]
+    assert (bar["orientation"], bar["title"]["text"]) == ("h", "norm")
+    assert 0 < bar["y"] < edges[-1]
+    assert narrow["coloraxis"]["cmax"] == figure.layout.coloraxis.cmax
