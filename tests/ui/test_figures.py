@@ -143,6 +143,31 @@ def test_entries_are_told_apart_by_who_keeps_them() -> None:
     assert [(mark.name, len(mark.x)) for mark in plain.data] == [("entries", 4)]
 
 
+def test_where_no_entry_is_dropped_they_are_told_apart_by_who_moves_them() -> None:
+    tau = torch.tensor([[0.0, 0.1, 0.0, 0.2], [0.0, 0.0, 0.3, 0.4]])
+    found = replace(scatter(), tau=tau, experts=("a", "b"))
+
+    assert [mark.name for mark in scatter_figure(found).data] == [
+        "moved by neither",
+        "only by a",
+        "only by b",
+        "moved by both",
+    ]
+
+
+def test_a_matrix_has_no_zero_below_zero() -> None:
+    figure = cosines_figure(("a", "b"), [[1.0, -0.0001], [-0.0006, 1.0]])
+
+    assert [*figure.data[0].text] == [["1.000", "0.000"], ["-0.001", "1.000"]]
+
+
+def test_the_legend_of_a_scatter_stands_below_it() -> None:
+    legend = scatter_figure(scatter()).layout.legend
+
+    assert (legend.orientation, legend.yanchor) == ("h", "top")
+    assert legend.y < 0
+
+
 def test_singular_values_stop_where_there_are_none() -> None:
     figure = spectra_figure(spectra(), ("a", "b"))
 
@@ -190,8 +215,8 @@ def test_what_is_estimated_says_so() -> None:
 def test_a_scatter_says_how_many_entries_it_shows() -> None:
     some, all_of_them = (scatter_figure(replace(scatter(), shape=shape)) for shape in ((2000, 3), (2, 2)))
 
-    assert some.layout.legend.title.text == "4 of 6,000 entries"
-    assert all_of_them.layout.legend.title.text == "all 4 entries"
+    assert some.layout.title.text == "4 of 6,000 entries"
+    assert all_of_them.layout.title.text == "all 4 entries"
 
 
 def test_with_little_room_the_difference_stands_below_both_settings() -> None:
