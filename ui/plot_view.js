@@ -38,7 +38,7 @@ const dress = (layout) => Object.assign(layout, {
 let figure = null;
 
 // Some plots bring another layout for where there is little room.
-let told = {}, narrow = false;
+let told = {}, narrow = false, laid = null; // and which of both is drawn
 const isNarrow = () => element.clientWidth < ((((told.layout || {}).meta || {}).narrow || {}).below || 0);
 
 async function draw() {
@@ -65,14 +65,21 @@ async function draw() {
   box.classList.toggle('pv-lines', Boolean(props.lines));
   // What drags an axis would lie above its labels.
   const how = {responsive: true, displayModeBar: false, showAxisDragHandles: !props.lines};
+  const anew = laid !== narrow;
+  if (anew && laid !== null) Plotly.purge(box); // it would keep the room that the other layout's colour bar took
+  laid = narrow;
   await Plotly.react(box, fig.data, dress(fig.layout), how);
+  if (anew) listen(Plotly);
   if (wired) return;
   wired = true;
+  new MutationObserver(() => figure && draw()).observe(document.body, {attributes: true, attributeFilter: ['class']});
+  new ResizeObserver(() => box.offsetWidth && figure && (narrow === isNarrow() ? Plotly.Plots.resize(box) : draw())).observe(box);
+}
+
+function listen(Plotly) {
   // Between layers there is nothing to tell.
   box.on('plotly_hover', (event) => { if (event.points[0].customdata === null) Plotly.Fx.unhover(box); });
   box.on('plotly_click', ({points: [point]}) => choose(point.customdata, point.data, point.pointIndex));
-  new MutationObserver(() => figure && draw()).observe(document.body, {attributes: true, attributeFilter: ['class']});
-  new ResizeObserver(() => box.offsetWidth && figure && (narrow === isNarrow() ? Plotly.Plots.resize(box) : draw())).observe(box);
 }
 
 const heatmaps = () => ((figure && figure.data) || []).map((trace, index) => ({trace, index}))

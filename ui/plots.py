@@ -14,8 +14,10 @@ from plotly.subplots import make_subplots
 from merging.places import Place, module_order, place
 from ui.figures.looks import SCALE, SIGNED, colour, plain
 from ui.figures.sketch import Sketch
+from ui.figures.stacked import NARROW, stacked
 
 COLUMNS = 3  # panels side by side
+LEVEL = 36  # pixels of labels that do not stand upright
 TALLEST = 560  # pixels of the coefficient heatmap, so that it can stay in sight beside the sliders
 Trace = dict[str, Any]  # in Plotly's words
 Row = tuple[str | None, Place | None]  # a tensor and its place, or neither between two layers
@@ -50,14 +52,14 @@ def norms_figure(
     """One panel per expert on one colour scale: rows layers, columns modules; embeddings and head underneath.
 
     `table` has a row per tensor and a column per expert; NaN leaves a hole, which says why. Where a number is negative,
-    the scale has zero in its middle.
+    the scale has zero in its middle. It brings another layout for where there is little room.
     """
     layout = grid(names)
     across = min(len(experts), COLUMNS)
     down = math.ceil(len(experts) / COLUMNS)
     tall = min(max(26 * len(layout.rows), 52), 620) if layout.rows else 0
     flat = 26 if layout.apart else 0
-    heights = [height for _ in range(down) for height in ([tall] if tall else []) + ([flat] if flat else [])]
+    heights = [height for height in (tall, flat) if height] * down
     gap = 24 + 6 * max(map(len, layout.modules), default=4)  # the labels under a panel stand upright
     height = sum(heights) + gap * len(heights) + 60
     figure = make_subplots(
@@ -96,6 +98,8 @@ def norms_figure(
         dragmode=False,
     )
     figure.update_annotations(font={"size": 13})
+    below = [(room, gap) for room, gap in ((tall, gap), (flat, LEVEL)) if room]
+    figure.update_layout(meta={"narrow": {"below": NARROW, "layout": stacked(figure, below)}})
     return figure
 
 

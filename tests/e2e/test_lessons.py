@@ -27,6 +27,7 @@ def test_a_learner_follows_a_link_sets_up_checks_and_goes_on(watched: Page, app_
     expect(page.locator("#method").get_by_label("Task arithmetic", exact=True)).to_be_checked()
     drawn(page, "#effects")
     assert figure(page, "#effects")[0]["name"] == "merge"
+    begins(page, "#step-weights")
     open_tab(page, "#forecast", "Recipe")
     page.locator("#lesson-arrange").click()  # again, where nothing but the view is to change
     expect(page.locator("#effects .nsewdrag").first).to_be_visible()
@@ -70,3 +71,30 @@ def test_a_learner_follows_a_link_sets_up_checks_and_goes_on(watched: Page, app_
     expect(head.locator("h3")).to_be_in_viewport()
     page.locator("#lessons .toggle-button").click()
     expect(page.locator("#lessons.open")).to_have_count(0)
+
+
+def begins(page: Page, section: str) -> None:
+    """Wait until a section of the page begins where the window does, or the page ends; the focus is where it was."""
+    page.wait_for_function(
+        """(section) => {
+          const {top, height} = document.querySelector(section).getBoundingClientRect();
+          const end = scrollY + innerHeight >= document.documentElement.scrollHeight - 2;
+          return Math.abs(top - 16) < 2 || (end && top > 0 && top + Math.min(height, 300) < innerHeight);
+        }""",
+        arg=section,
+    )
+    expect(page.locator("#lesson-arrange")).to_be_focused()
+
+
+def test_a_step_that_was_set_up_has_what_it_is_about_in_sight(watched: Page, app_url: str) -> None:
+    for motion, step, section in (("no-preference", 1, "#step-see"), ("reduce", 5, "#step-sample")):
+        watched.emulate_media(reduced_motion=motion)
+        watched.set_viewport_size({"width": 1280, "height": 900})
+        watched.goto(f"{app_url.rstrip('/')}/?lesson=interference&step={step}")
+        drawn(watched, "#weights")
+        assert watched.evaluate("scrollY") == 0
+
+        watched.locator("#lesson-arrange").click()
+        begins(watched, section)
+        expect(watched.locator("#see-note .caption")).to_contain_text("did not move at all")
+        begins(watched, section)  # also when all is there

@@ -15,6 +15,16 @@ NAMELESS = """() => [...document.querySelectorAll('button, input, textarea, [rol
     || (part.labels && part.labels.length) || part.getAttribute('aria-labelledby')))
   .map((part) => part.outerHTML.slice(0, 160))"""
 
+# What has the focus: its name, and whether it is in the window and not in the panel that is closed.
+FOCUSED = """() => {
+  const part = document.activeElement, {left, right, top, bottom} = part.getBoundingClientRect();
+  const inside = left < innerWidth && right > 0 && top < innerHeight && bottom > 0;
+  return {
+    name: part.closest('[id]:not([id^=component], [id^=html-])')?.id || '',
+    astray: inside && !part.closest('#lessons:not(.open)') ? '' : part.outerHTML.slice(0, 160),
+  };
+}"""
+
 # How far things moved by themselves, as browsers sum it up: a share of the window, times how much of it moved.
 SHIFTS = """window.shifts = [];
   new PerformanceObserver((list) => list.getEntries().forEach((entry) => window.shifts.push(
@@ -56,10 +66,9 @@ def test_the_page_fits_its_window_and_everything_has_a_name_and_the_keyboard_rea
     visit.locator("#lessons-open").focus()
     for _ in range(120):
         visit.keyboard.press("Tab")
-        reached.add(
-            visit.evaluate("""() => { const part = document.activeElement;
-              return part.closest('[id]:not([id^=component], [id^=html-])')?.id || ''; }""")
-        )
+        focused = visit.evaluate(FOCUSED)
+        assert not focused["astray"]
+        reached.add(focused["name"])
     wanted = {
         "theme",
         "measure",

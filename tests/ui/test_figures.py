@@ -143,6 +143,31 @@ def test_entries_are_told_apart_by_who_keeps_them() -> None:
     assert [(mark.name, len(mark.x)) for mark in plain.data] == [("entries", 4)]
 
 
+def test_where_no_entry_is_dropped_they_are_told_apart_by_who_moves_them() -> None:
+    tau = torch.tensor([[0.0, 0.1, 0.0, 0.2], [0.0, 0.0, 0.3, 0.4]])
+    found = replace(scatter(), tau=tau, experts=("a", "b"))
+
+    assert [mark.name for mark in scatter_figure(found).data] == [
+        "moved by neither",
+        "only by a",
+        "only by b",
+        "moved by both",
+    ]
+
+
+def test_a_matrix_has_no_zero_below_zero() -> None:
+    figure = cosines_figure(("a", "b"), [[1.0, -0.0001], [-0.0006, 1.0]])
+
+    assert [*figure.data[0].text] == [["1.000", "0.000"], ["-0.001", "1.000"]]
+
+
+def test_the_legend_of_a_scatter_stands_below_it() -> None:
+    legend = scatter_figure(scatter()).layout.legend
+
+    assert (legend.orientation, legend.yanchor) == ("h", "top")
+    assert legend.y < 0
+
+
 def test_singular_values_stop_where_there_are_none() -> None:
     figure = spectra_figure(spectra(), ("a", "b"))
 
@@ -190,8 +215,8 @@ def test_what_is_estimated_says_so() -> None:
 def test_a_scatter_says_how_many_entries_it_shows() -> None:
     some, all_of_them = (scatter_figure(replace(scatter(), shape=shape)) for shape in ((2000, 3), (2, 2)))
 
-    assert some.layout.legend.title.text == "4 of 6,000 entries"
-    assert all_of_them.layout.legend.title.text == "all 4 entries"
+    assert some.layout.title.text == "4 of 6,000 entries"
+    assert all_of_them.layout.title.text == "all 4 entries"
 
 
 def test_with_little_room_the_difference_stands_below_both_settings() -> None:
@@ -209,3 +234,25 @@ def test_with_little_room_the_difference_stands_below_both_settings() -> None:
     assert narrow["yaxis2"]["showticklabels"]
     assert narrow["height"] > wide.height
     assert {shape.xref + shape.yref for shape in wide.shapes} == {"xy", "x2y", "x3y2"}
+
+
+@pytest.mark.parametrize("experts", [("one",), ("one", "two", "three", "four", "five")])
+@pytest.mark.parametrize("inside", [0, 6])
+def test_with_little_room_the_experts_stand_below_each_other(experts: tuple[str, ...], inside: int) -> None:
+    names = ("model.norm.weight", *(f"model.layers.{at}.mlp.up_proj.weight" for at in range(inside)))
+    figure = norms_figure(names, experts, [[1.0] * len(experts)] * len(names), "norm")
+
+    narrow = figure.layout.meta["narrow"]["layout"]
+    parts = [tuple(f"{axis[0]}axis{axis[1:]}" for axis in (trace.xaxis, trace.yaxis)) for trace in figure.data]
+    assert len(parts) == len(experts) * (2 if inside else 1)
+    assert all(narrow[across]["domain"] == [0, 1] for across, _ in parts)
+    assert all(narrow[down]["showticklabels"] for _, down in parts)
+    edges = [edge for _, down in parts for edge in reversed(narrow[down]["domain"])]
+    assert edges == sorted(edges, reverse=True)
+    titles = [title["y"] for title in narrow["annotations"]]
+    assert [title["text"] for title in narrow["annotations"]] == [f"<b>{expert}</b>" for expert in experts]
+    assert titles == pytest.approx(edges[:: len(edges) // len(experts)])
+    bar = narrow["coloraxis"]["colorbar"]
+    assert (bar["orientation"], bar["title"]["text"]) == ("h", "norm")
+    assert 0 < bar["y"] < edges[-1]
+    assert narrow["coloraxis"]["cmax"] == figure.layout.coloraxis.cmax

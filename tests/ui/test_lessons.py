@@ -469,7 +469,7 @@ def test_the_heading_has_a_dot_for_every_step_and_what_the_address_should_say() 
     assert shown_.count("<li") == 5
     assert 'aria-current="step"><span>Step 3, this one</span>' in shown_
     assert "Step 1, done" in shown_
-    assert 'data-lesson="norms" data-step="3"' in shown_
+    assert 'data-lesson="norms" data-step="3" data-section="step-weights"' in shown_
     assert 'href="?lesson=norms&amp;step=3" target="_blank"' in shown_  # what is on the page stays there
     assert 'data-lesson=""' in heading(Place(), {})
 

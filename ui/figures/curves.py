@@ -17,7 +17,7 @@ def curves_figure(
 ) -> go.Figure:
     """A line for each of the curves over the layers; NaN interrupts a line.
 
-    Lines are told apart by colour and by dashes, and by a mark at each layer while there are few of them.
+    Lines are told apart by colour, and from the ninth on by dashes, too; each layer has a mark while there are few.
     """
     figure = go.Figure()
     for index, (name, values) in enumerate(curves.items()):

@@ -26,7 +26,7 @@ def _matrix(
 ) -> go.Figure:
     names = [plain(expert) for expert in experts]
     known = [[value if math.isfinite(value) else None for value in row] for row in table]
-    words = [["" if value is None else format(value, form) for value in row] for row in known]
+    words = [["" if value is None else format(value, f"z{form}") for value in row] for row in known]
     lines = [plain(part.strip()) for part in title.split("; ")]
     figure = go.Figure(
         go.Heatmap(

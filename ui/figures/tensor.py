@@ -7,6 +7,7 @@ import math
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from merging.lazy import torch
 from merging.microscope import Scatter
 from merging.spectra import Spectra
 from merging.trace import Told
@@ -24,7 +25,9 @@ def scatter_figure(found: Scatter) -> go.Figure:
     one, other = (plain(name) for name in found.experts)
     first, second = found.tau.tolist()
     kept = found.kept.tolist() if found.kept is not None else [3] * len(first)
-    titles = ("kept of neither", f"only of {one}", f"only of {other}", "kept of both")
+    dropped = bool((torch.tensor(kept) != (found.tau[0] != 0) + 2 * (found.tau[1] != 0)).any())
+    word, by = ("kept", "of") if dropped else ("moved", "by")  # where none is dropped, what is not kept did not move
+    titles = (f"{word} {by} neither", f"only {by} {one}", f"only {by} {other}", f"{word} {by} both")
     figure = go.Figure()
     for mark, title in enumerate(titles):
         at = [index for index, who in enumerate(kept) if who == mark]
@@ -38,7 +41,10 @@ def scatter_figure(found: Scatter) -> go.Figure:
     quiet(figure, 360)
     size = math.prod(found.shape)
     words = f"{len(first):,} of {size:,} entries" if len(first) < size else f"all {size:,} entries"
-    figure.update_layout(showlegend=True, legend_title_text=words)
+    figure.update_layout(
+        showlegend=True, legend={"y": -0.22, "yanchor": "top"},  # in rows, as many as it takes
+        title={"text": words, "font": {"size": 12}, "x": 0, "y": 1, "yanchor": "top", "pad": {"t": 8, "l": 8}},
+    )  # fmt: skip
     figure.update_xaxes(title=one, zeroline=True, zerolinecolor=GRID)
     figure.update_yaxes(title=other, zeroline=True, zerolinecolor=GRID)
     return figure

@@ -15,6 +15,7 @@ from ui.asked import Asked, same
 
 View = Literal["layers", "experts", "depth", "table", "tensor", "coefficients", "predictions", "sample"]
 VIEWS: tuple[View, ...] = get_args(View)
+ELSEWHERE: dict[str, str] = {"coefficients": "step-weights", "predictions": "step-weights", "sample": "step-sample"}
 EXPERTS = tuple(path.name for path in family.EXPERTS)
 Verdict = tuple[bool, str]  # whether a step is done, and a sentence that says what is right or still missing
 
@@ -34,6 +35,11 @@ class Setup:
         defaults = {p.key: p.default for p in METHODS[self.method].params.values() if not p.per_expert}
         experts = tuple(family.ZOO / name for name in self.experts)
         return Recipe(self.method, family.BASE, experts, values={**defaults, **self.values})
+
+    @property
+    def section(self) -> str:
+        """The part of the page that the view is in."""
+        return ELSEWHERE.get(self.view, "step-see")
 
 
 @dataclass(frozen=True)

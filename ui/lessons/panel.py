@@ -34,6 +34,19 @@ SPOKEN = "element.setAttribute('role', 'status');"  # readers of screens say wha
 # On a narrow screen the panel is a sheet that scrolls by itself. After the last step there is only the list of lessons.
 IN_SIGHT = "() => requestAnimationFrame(() => document.querySelector('#ID')?.scrollIntoView({block: 'nearest'}))"
 
+# What a step is about begins where the window does, and on a small screen above the sheet. While the page above it
+# still fills, it stays there, until the learner does something. The focus stays where it is.
+SECTION_IN_SIGHT = """() => {
+  const section = document.getElementById(document.querySelector('#lesson-head .lesson-head')?.dataset.section);
+  if (!section) return;
+  const behavior = matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth';
+  const filling = new ResizeObserver(() => section.scrollIntoView({block: 'start', behavior}));
+  const settled = () => filling.disconnect();
+  document.querySelectorAll('.step').forEach((part) => filling.observe(part));
+  for (const act of ['wheel', 'touchmove', 'pointerdown', 'keydown']) addEventListener(act, settled, {once: true});
+  setTimeout(settled, 10000);
+}"""
+
 
 @dataclass(frozen=True)
 class LessonsPanel:
@@ -147,7 +160,8 @@ def wire_lessons(
         **QUIET,
     )
     told.then(None, js=IN_SIGHT.replace("ID", "lesson-verdict"), **PRIVATE)
-    panel.arrange.click(on_arrange, panel.place, list(arranged), **QUIET)
+    set_up = panel.arrange.click(on_arrange, panel.place, list(arranged), **QUIET)
+    set_up.then(None, js=SECTION_IN_SIGHT, **PRIVATE)
     panel.arrange.click(lambda: "", None, panel.verdict, **QUIET)
 
 

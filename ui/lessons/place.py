@@ -69,15 +69,19 @@ def offer(lesson: Lesson, number: int, solved: Solved) -> str:
 
 
 def heading(place: Place, solved: Solved) -> str:
-    """The title of a step, and a dot for every step of its lesson; what the address bar should say goes with it."""
+    """The title of a step, and a dot for every step of its lesson.
+
+    What the address bar should say goes with it, and which section of the page the step is about.
+    """
     lesson, step = place.lesson, place.step
     if lesson is None or step is None:
         return '<div class="lesson-head" data-lesson=""></div>'
     done = solved.get(lesson.slug, [])
     dots = "".join(_dot(index, index == place.index, index in done) for index in range(len(lesson.steps)))
     link = f"?lesson={lesson.slug}&amp;step={place.index + 1}"
+    here = f'data-lesson="{lesson.slug}" data-step="{place.index + 1}" data-section="{step.setup.section}"'
     return (
-        f'<div class="lesson-head" data-lesson="{lesson.slug}" data-step="{place.index + 1}">'
+        f'<div class="lesson-head" {here}>'
         f'<p class="lesson-name">{html.escape(lesson.title)}</p><ol class="lesson-dots">{dots}</ol>'
         f"<h3>{html.escape(step.title)}</h3>"
         f'<a class="lesson-link" href="{link}" target="_blank" rel="noopener">Link to this step</a></div>'
