@@ -79,6 +79,28 @@ def test_merges_are_listed_the_last_first_with_names_escaped(visit: Visit) -> No
     assert "<b>" not in shown
 
 
+def test_merges_by_one_method_are_told_apart_by_their_values(visit: Visit) -> None:
+    first = visit.history.merges[0].recipe
+    weighted = replace(first, weights=(1, 0.5))
+    history = visit.merged(replace(first, method="linear", values={}), REPORT).merged(weighted, REPORT).history
+
+    shown = listed(history)
+    _, one, _ = choices(history, 1, 2)
+
+    for values in (
+        "density 0.2, λ 1, weights 1 · 1",
+        "density 0.5, λ 1, weights 1 · 1",
+        "density 0.2, λ 1, weights 1 · 0.5",
+    ):
+        assert shown.count(f'<td class="set">TIES-Merging<span>{values}</span></td>') == 1
+    assert [title.rpartition(" at ")[0] for title, _ in one.choices] == [
+        "4. TIES-Merging, density 0.2, weights 1 · 0.5",
+        "3. Linear",  # the only one
+        "2. TIES-Merging, density 0.5, weights 1 · 1",
+        "1. TIES-Merging, density 0.2, weights 1 · 1",
+    ]
+
+
 def test_notes_stand_in_the_list_and_escaped(visit: Visit) -> None:
     shown = listed(visit.history.noted(1, "<b>best</b> so far"))
 
