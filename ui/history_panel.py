@@ -48,8 +48,8 @@ def history_panel() -> Past:
     listed = gr.HTML(EMPTY, elem_id="history", padding=False)
     with gr.Column(visible=False, elem_id="history-tools") as row:
         with gr.Row():
-            one = gr.Dropdown([], label="Merge", filterable=False, elem_id="history-one")
-            other = gr.Dropdown([], label="Compared with", filterable=False, elem_id="history-other")
+            one = gr.Dropdown([], label="Merge", filterable=False, min_width=260, elem_id="history-one")
+            other = gr.Dropdown([], label="Compared with", filterable=False, min_width=260, elem_id="history-other")
         note = gr.Textbox(
             "", label="Note", info="On this merge: what you wanted to know, or what you saw. It goes into its report.",
             lines=2, max_lines=6, max_length=LONGEST, elem_id="history-note",
@@ -141,16 +141,17 @@ def changed(changes: list[Change], one: int, other: int) -> str:
     )
 
 
-def apart_in_words(found: Apart) -> str:
+def apart_in_words(found: Apart, one: int, other: int) -> str:
     """How far two merges are apart as a whole, and what could not be compared."""
     others = f" {len(found.others):,} tensors are not in both." if found.others else ""
-    share = found.whole.relative
-    return f'<p class="caption">‖A − B‖ is {share:.3%} of ‖A‖ over all tensors that both have.{others}</p>'
+    words = f"‖merge {one} − merge {other}‖ is {found.whole.relative:.3%} of ‖merge {one}‖"
+    return f'<p class="caption">{words} over all tensors that both have.{others}</p>'
 
 
-def apart_figure(found: Apart) -> go.Figure | None:
+def apart_figure(found: Apart, one: int, other: int) -> go.Figure | None:
     """How far two merges are apart, tensor by tensor."""
     if not found.tensors:
         return None
-    names = tuple(told.name for told in found.tensors)
-    return norms_figure(names, ("A − B",), [[told.relative] for told in found.tensors], "‖A − B‖ / ‖A‖")
+    names, table = tuple(told.name for told in found.tensors), [[told.relative] for told in found.tensors]
+    label = f"‖merge {one} − merge {other}‖ / ‖merge {one}‖"
+    return norms_figure(names, (f"Merge {one} − merge {other}",), table, label)

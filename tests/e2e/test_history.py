@@ -23,12 +23,12 @@ def expect_compared(page: Page) -> None:
     """Wait until two merges are compared, and their weights and recipes differ."""
     drawn(page, "#history-apart")
     said = page.locator("#history-said")
-    expect(said).to_contain_text("‖A − B‖ is")
+    expect(said).to_contain_text("‖merge 2 − merge 1‖ is")
     expect(said.locator("tr").filter(has_text="merge_method")).to_contain_text("from")
     expect(page.locator("#history-compare")).to_be_enabled()
     expect(page.locator("#history-stop")).to_be_disabled()
-    assert figure(page, "#history-apart")[0]["name"] == "A − B"
-    assert numbers(page, "#history-apart")[0][0] == "A − B"
+    assert figure(page, "#history-apart")[0]["name"] == "Merge 2 − merge 1"
+    assert numbers(page, "#history-apart")[0][0] == "Merge 2 − merge 1"
 
 
 def expect_report(browser: Browser, report: Path, method: str, note: str) -> None:

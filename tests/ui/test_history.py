@@ -134,13 +134,16 @@ def test_changes_stand_side_by_side_and_escaped() -> None:
 def test_how_far_two_merges_are_apart_is_drawn_and_told(visit: Visit) -> None:
     found = weights_apart(*visit.history.merges)
 
-    figure = apart_figure(found)
+    figure = apart_figure(found, 1, 2)
 
     assert figure is not None
+    assert "‖merge 1 − merge 2‖ / ‖merge 1‖" in str(figure.layout)
+    assert figure.data[0].name == "Merge 1 − merge 2"
     numbers = [value for trace in figure.data for row in trace.z for value in row if value is not None]
     assert sorted(numbers) == pytest.approx(sorted(told.relative for told in found.tensors), rel=1e-4)
-    assert f"{found.whole.relative:.3%}" in apart_in_words(found)
-    assert apart_figure(replace(found, tensors=())) is None
+    words = f"‖merge 1 − merge 2‖ is {found.whole.relative:.3%} of ‖merge 1‖"
+    assert words in apart_in_words(found, 1, 2)
+    assert apart_figure(replace(found, tensors=()), 1, 2) is None
 
 
 # On the page.
@@ -160,7 +163,7 @@ def test_two_merges_are_compared(there: Screen) -> None:
     there.fire("history-compare")
 
     assert "<td>parameters.density</td><td>0.5</td><td>0.2</td>" in there["history-said"]
-    assert "‖A − B‖ is" in there["history-said"]
+    assert "‖merge 2 − merge 1‖ is" in there["history-said"]
     assert there["history-apart"] is not None
 
 
