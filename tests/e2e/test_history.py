@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.conftest import drawn, figure, numbers
+from tests.e2e.conftest import drawn, figure, numbers, open_tab, set_number
 
 pytestmark = pytest.mark.e2e
 
@@ -78,3 +79,19 @@ def test_merges_of_a_visit_are_compared_repeated_reported_and_deleted(
     expect(rows).to_have_count(1)
     assert not (workplace / "history/one").exists()
     assert (workplace / "history/two").is_dir()
+
+
+def test_merges_that_differ_in_one_value_are_told_apart(visit: Page) -> None:
+    rows = visit.locator("#history tbody tr")
+    open_tab(visit, "#forecast", "Recipe")
+    visit.get_by_label("TIES-Merging").click()
+    for count, density in enumerate(("0.3", "0.6"), 1):
+        set_number(visit, "ties-density", density)
+        expect(visit.locator("#recipe-text")).to_contain_text(f"density: {density}")
+        write(visit, f"densities/{count}")
+        expect(rows).to_have_count(count)
+
+    expect(rows.first.locator(".set span")).to_contain_text("density 0.6")
+    expect(rows.last.locator(".set span")).to_contain_text("density 0.3")
+    expect(visit.locator("#history-one input")).to_have_value(re.compile(r"^2\. TIES-Merging, density 0\.6 at "))
+    expect(visit.locator("#history-other input")).to_have_value(re.compile(r"^1\. TIES-Merging, density 0\.3 at "))
