@@ -23,3 +23,11 @@ class Report:
     kept: int = 0  # tensors that an earlier run to the same place had finished
     planned: int = 0  # bytes of memory that the merge was to have at most, about, the program's own included
     taken: Taken = field(default_factory=Taken)  # of the machine
+
+
+def by_fate(fates: dict[str, str]) -> dict[str, list[str]]:
+    """The tensors under the words for what became of them, each in the order of the model."""
+    names: dict[str, list[str]] = {}
+    for name, fate in fates.items():
+        names.setdefault(fate, []).append(name)
+    return names

@@ -7,8 +7,8 @@ import shlex
 from pathlib import Path
 
 from merging.adapter_config import CONFIG
-from merging.engine import Report
 from merging.header import read_json
+from merging.report import Report, by_fate
 from merging.sizes import in_words
 from ui.errors import escaped
 
@@ -70,10 +70,7 @@ def _warnings(warnings: tuple[str, ...]) -> str:
 
 def _others(fates: dict[str, str]) -> str:
     """The tensors that were not merged, or not of all experts, by what became of them."""
-    names: dict[str, list[str]] = {}
-    for name, fate in fates.items():
-        if fate != "merged":
-            names.setdefault(fate, []).append(name)
+    names = {fate: having for fate, having in by_fate(fates).items() if fate != "merged"}
     listed = "".join(
         f"<li>{html.escape(fate)}: {', '.join(f'<code>{html.escape(name)}</code>' for name in having)}</li>"
         for fate, having in names.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from merging.method import find_method
 from merging.params import Param
 from merging.recipe import Recipe
 
@@ -12,9 +13,15 @@ MOST = 8  # experts whose weights are listed
 
 
 def in_words(recipe: Recipe, by_hand: bool = False) -> str:
-    """The recipe's method and values; numbers always, and choices where they are not the method's own."""
+    """The recipe's method and values on one line."""
+    title = find_method(recipe.method).title
+    return ", ".join([title, *values_of(recipe), *(["changed by hand"] if by_hand else [])])
+
+
+def values_of(recipe: Recipe) -> list[str]:
+    """The values of a recipe: numbers always, and choices where they are not the method's own."""
     settings = recipe.settings()
-    parts = [settings.method.title]
+    parts: list[str] = []
     last = sorted(settings.method.params.items(), key=lambda one: one[0] == "weight")  # of all experts, the longest
     for name, param in last:
         if name in settings.fixed:
@@ -25,7 +32,7 @@ def in_words(recipe: Recipe, by_hand: bool = False) -> str:
         parts.append(f"seed {recipe.seed}")
     if recipe.makes == "adapter":
         parts.append("as an adapter" + (f" of rank {recipe.rank}" if recipe.rank else ""))
-    return ", ".join([*parts, *(["changed by hand"] if by_hand else [])])
+    return parts
 
 
 def _value(param: Param, value: Any) -> Iterator[str]:

@@ -11,8 +11,10 @@ import plotly.graph_objects as go
 
 from merging.apart import Apart
 from merging.history import LONGEST, Change, History
+from merging.recipe import Recipe
 from merging.sizes import in_words
 from ui.downloads import room
+from ui.held import values_of
 from ui.plot_view import PlotView
 from ui.plots import norms_figure
 from ui.publish_panel import Publishing, publish_panel
@@ -46,8 +48,8 @@ def history_panel() -> Past:
     listed = gr.HTML(EMPTY, elem_id="history", padding=False)
     with gr.Column(visible=False, elem_id="history-tools") as row:
         with gr.Row():
-            one = gr.Dropdown([], label="Merge", filterable=False, elem_id="history-one")
-            other = gr.Dropdown([], label="Compared with", filterable=False, elem_id="history-other")
+            one = gr.Dropdown([], label="Merge", filterable=False, min_width=260, elem_id="history-one")
+            other = gr.Dropdown([], label="Compared with", filterable=False, min_width=260, elem_id="history-other")
         note = gr.Textbox(
             "", label="Note", info="On this merge: what you wanted to know, or what you saw. It goes into its report.",
             lines=2, max_lines=6, max_length=LONGEST, elem_id="history-note",
@@ -77,7 +79,7 @@ def listed(history: History) -> str:
         f'<th scope="col">{head}</th>' for head in ("", "Method", "Experts", "At", "Took", "Size", "Notes", "Folder")
     )
     rows = "".join(
-        f"<tr><td>{past.number}</td><td>{html.escape(past.method)}</td><td>{html.escape(', '.join(past.experts))}</td>"
+        f"<tr><td>{past.number}</td>{_method(past.method, past.recipe)}<td>{html.escape(', '.join(past.experts))}</td>"
         f"<td>{past.when:%H:%M}</td><td>{past.report.seconds:.1f} s</td><td>{in_words(past.report.bytes)}</td>"
         f'<td class="note">{html.escape(past.note)}</td>'
         f'<td class="path">{html.escape(str(past.report.out))}{"" if past.there else " (not there any more)"}</td></tr>'
@@ -86,6 +88,12 @@ def listed(history: History) -> str:
     return (
         f'<div class="scroll"><table class="numbers"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
     )
+
+
+def _method(title: str, recipe: Recipe) -> str:
+    """The method's name, and below it the values that it was set to."""
+    values = html.escape(", ".join(values_of(recipe)))
+    return f'<td class="set">{html.escape(title)}{f"<span>{values}</span>" if values else ""}</td>'
 
 
 def chosen(history: History, one: int | None, other: int | None) -> tuple[int | None, int | None]:
@@ -98,8 +106,19 @@ def chosen(history: History, one: int | None, other: int | None) -> tuple[int | 
 
 def choices(history: History, one: int | None, other: int | None) -> tuple[Any, Any, Any]:
     """What can be chosen in the list, with these two chosen, and whether there is anything."""
-    titles = [(f"{past.number}. {past.method} at {past.when:%H:%M}", past.number) for past in reversed(history.merges)]
+    titles = _titles(history)
     return gr.Column(visible=bool(titles)), gr.Dropdown(titles, value=one), gr.Dropdown(titles, value=other)
+
+
+def _titles(history: History) -> list[tuple[str, int]]:
+    """The merges, the last first, by method and time, and by the values that not all merges by that method share."""
+    values = {past.number: values_of(past.recipe) for past in history.merges}
+    titles = []
+    for past in reversed(history.merges):
+        alike = [values[other.number] for other in history.merges if other.method == past.method]
+        own = [value for value in values[past.number] if not all(value in others for others in alike)]
+        titles.append((f"{past.number}. {', '.join([past.method, *own])} at {past.when:%H:%M}", past.number))
+    return titles
 
 
 def note_of(history: History, one: int | None) -> str:
@@ -122,16 +141,17 @@ def changed(changes: list[Change], one: int, other: int) -> str:
     )
 
 
-def apart_in_words(found: Apart) -> str:
+def apart_in_words(found: Apart, one: int, other: int) -> str:
     """How far two merges are apart as a whole, and what could not be compared."""
     others = f" {len(found.others):,} tensors are not in both." if found.others else ""
-    share = found.whole.relative
-    return f'<p class="caption">‖A − B‖ is {share:.3%} of ‖A‖ over all tensors that both have.{others}</p>'
+    words = f"‖merge {one} − merge {other}‖ is {found.whole.relative:.3%} of ‖merge {one}‖"
+    return f'<p class="caption">{words} over all tensors that both have.{others}</p>'
 
 
-def apart_figure(found: Apart) -> go.Figure | None:
+def apart_figure(found: Apart, one: int, other: int) -> go.Figure | None:
     """How far two merges are apart, tensor by tensor."""
     if not found.tensors:
         return None
-    names = tuple(told.name for told in found.tensors)
-    return norms_figure(names, ("A − B",), [[told.relative] for told in found.tensors], "‖A − B‖ / ‖A‖")
+    names, table = tuple(told.name for told in found.tensors), [[told.relative] for told in found.tensors]
+    label = f"‖merge {one} − merge {other}‖ / ‖merge {one}‖"
+    return norms_figure(names, (f"Merge {one} − merge {other}",), table, label)

@@ -23,7 +23,7 @@ from merging.identity import EDGE
 from merging.method import find_method
 from merging.provenance import STORY, our_version
 from merging.recipe import Recipe
-from merging.report import Report
+from merging.report import Report, by_fate
 from merging.sizes import in_words
 from ui.figures.sketch import Sketch
 from ui.report_tables import tables_of
@@ -189,9 +189,7 @@ def _read(name: str) -> str:
 
 def _fates(fates: dict[str, str]) -> str:
     """How many tensors were merged, copied or left out and why, and under each reason their names."""
-    names: dict[str, list[str]] = {}
-    for name, fate in fates.items():
-        names.setdefault(fate, []).append(name)
+    names = by_fate(fates)
     kinds = {fate: next((kind for start, kind in FATES.items() if fate.startswith(start)), "used") for fate in names}
     order = [*FATES.values(), "used"]
     rows = []

@@ -32,7 +32,8 @@ class See:
 
     view: gr.State  # the key of the view that is open
     tabs: gr.Tabs
-    measure: gr.Dropdown
+    measure: gr.Dropdown  # of the layers
+    over: gr.Dropdown  # the same over the depth; they always agree
     norms: PlotView
     note: gr.HTML
     stop: gr.Button  # while models are read
@@ -65,22 +66,22 @@ class See:
 
 
 def see_panel() -> See:
-    titles = [(measure.title, key) for key, measure in MEASURES.items()]
     with gr.Row(elem_id="see-told"):
         note = gr.HTML(elem_id="see-note", padding=False)
         stop, read = (
             gr.Button(words, size="sm", scale=0, min_width=90, visible=False, elem_id=name)
             for words, name in (("Stop", "see-stop"), ("Read them", "see-read"))
         )
-    measure = gr.Dropdown(titles, value=RELATIVE.title, label="What is shown", elem_id="measure", filterable=False)
     view = gr.State("layers")
     with gr.Tabs(elem_id="views") as tabs:
         with gr.Tab(VIEWS["layers"], id="layers"):
+            measure = _measure("measure")
             empty = "Choose a base and an expert that fits it, and what it changed appears here."
             norms = PlotView(
                 READING, label="What each expert changed, by layer and module", empty=empty, lines=True, elem_id="norms"
             )
         with gr.Tab(VIEWS["depth"], id="depth"):
+            over = _measure("measure-depth")
             curves = PlotView(label="What each expert changed, over the depth", empty="", elem_id="curves")
         with gr.Tab(VIEWS["experts"], id="experts"):
             with gr.Row():
@@ -107,6 +108,11 @@ def see_panel() -> See:
     detail = gr.HTML(elem_id="tensor-detail", padding=False)
     histogram = PlotView(label="Entries of the chosen tensor", empty="", elem_id="tensor-histogram")
     return See(
-        view, tabs, measure, norms, note, stop, read, detail, histogram, curves, pair, kept, where, matrix, energy,
-        sort, falling, table, save, unsaved, gr.State(""), microscope,
+        view, tabs, measure, over, norms, note, stop, read, detail, histogram, curves, pair, kept, where, matrix,
+        energy, sort, falling, table, save, unsaved, gr.State(""), microscope,
     )  # fmt: skip
+
+
+def _measure(name: str) -> gr.Dropdown:
+    titles = [(measure.title, key) for key, measure in MEASURES.items()]
+    return gr.Dropdown(titles, value=RELATIVE.title, label="What is shown", elem_id=name, filterable=False)

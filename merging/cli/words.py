@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from merging.report import Report
+from merging.report import Report, by_fate
 from merging.words import counted
 
 SHOWN = 6  # names of tensors with one fate; `check --json` lists all of them
@@ -10,9 +10,7 @@ SHOWN = 6  # names of tensors with one fate; `check --json` lists all of them
 
 def fates_in_words(fates: dict[str, str]) -> list[str]:
     """One line for each fate that a tensor can have here, and which tensors have it unless they are merged."""
-    names: dict[str, list[str]] = {}
-    for name, fate in fates.items():
-        names.setdefault(fate, []).append(name)
+    names = by_fate(fates)
     return [
         f"{counted(len(having), 'tensor')} {fate}{'' if fate == 'merged' else f' ({_first(having)})'}"
         for fate, having in names.items()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.conftest import drawn, figure, numbers
+from tests.e2e.conftest import drawn, figure, numbers, open_tab, set_number
 
 pytestmark = pytest.mark.e2e
 
@@ -23,12 +24,12 @@ def expect_compared(page: Page) -> None:
     """Wait until two merges are compared, and their weights and recipes differ."""
     drawn(page, "#history-apart")
     said = page.locator("#history-said")
-    expect(said).to_contain_text("‖A − B‖ is")
+    expect(said).to_contain_text("‖merge 2 − merge 1‖ is")
     expect(said.locator("tr").filter(has_text="merge_method")).to_contain_text("from")
     expect(page.locator("#history-compare")).to_be_enabled()
     expect(page.locator("#history-stop")).to_be_disabled()
-    assert figure(page, "#history-apart")[0]["name"] == "A − B"
-    assert numbers(page, "#history-apart")[0][0] == "A − B"
+    assert figure(page, "#history-apart")[0]["name"] == "Merge 2 − merge 1"
+    assert numbers(page, "#history-apart")[0][0] == "Merge 2 − merge 1"
 
 
 def expect_report(browser: Browser, report: Path, method: str, note: str) -> None:
@@ -78,3 +79,19 @@ def test_merges_of_a_visit_are_compared_repeated_reported_and_deleted(
     expect(rows).to_have_count(1)
     assert not (workplace / "history/one").exists()
     assert (workplace / "history/two").is_dir()
+
+
+def test_merges_that_differ_in_one_value_are_told_apart(visit: Page) -> None:
+    rows = visit.locator("#history tbody tr")
+    open_tab(visit, "#forecast", "Recipe")
+    visit.get_by_label("TIES-Merging").click()
+    for count, density in enumerate(("0.3", "0.6"), 1):
+        set_number(visit, "ties-density", density)
+        expect(visit.locator("#recipe-text")).to_contain_text(f"density: {density}")
+        write(visit, f"densities/{count}")
+        expect(rows).to_have_count(count)
+
+    expect(rows.first.locator(".set span")).to_contain_text("density 0.6")
+    expect(rows.last.locator(".set span")).to_contain_text("density 0.3")
+    expect(visit.locator("#history-one input")).to_have_value(re.compile(r"^2\. TIES-Merging, density 0\.6 at "))
+    expect(visit.locator("#history-other input")).to_have_value(re.compile(r"^1\. TIES-Merging, density 0\.3 at "))

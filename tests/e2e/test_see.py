@@ -52,12 +52,14 @@ def test_every_view_shows_what_the_files_hold(visit: Page) -> None:
 
     open_tab(visit, "#views", "Depth")
     drawn(visit, "#curves")
+    expect(visit.locator("#measure-depth input")).to_have_value("Norm of the task vector")
     assert [trace["name"] for trace in figure(visit, "#curves")] == EXPERTS
     title, rows = numbers(visit, "#curves")[0]
     assert (title, rows[0]) == ("", ["layer", *EXPERTS])
     assert [row[0] for row in rows[1:]] == list("012345")
 
     open_tab(visit, "#views", "Experts")
+    expect(visit.locator("[id^=measure]:visible")).to_have_count(0)
     drawn(visit, "#matrix")
     drawn(visit, "#energy")
     choose(visit, "#where", "1")

@@ -79,6 +79,28 @@ def test_merges_are_listed_the_last_first_with_names_escaped(visit: Visit) -> No
     assert "<b>" not in shown
 
 
+def test_merges_by_one_method_are_told_apart_by_their_values(visit: Visit) -> None:
+    first = visit.history.merges[0].recipe
+    weighted = replace(first, weights=(1, 0.5))
+    history = visit.merged(replace(first, method="linear", values={}), REPORT).merged(weighted, REPORT).history
+
+    shown = listed(history)
+    _, one, _ = choices(history, 1, 2)
+
+    for values in (
+        "density 0.2, λ 1, weights 1 · 1",
+        "density 0.5, λ 1, weights 1 · 1",
+        "density 0.2, λ 1, weights 1 · 0.5",
+    ):
+        assert shown.count(f'<td class="set">TIES-Merging<span>{values}</span></td>') == 1
+    assert [title.rpartition(" at ")[0] for title, _ in one.choices] == [
+        "4. TIES-Merging, density 0.2, weights 1 · 0.5",
+        "3. Linear",  # the only one
+        "2. TIES-Merging, density 0.5, weights 1 · 1",
+        "1. TIES-Merging, density 0.2, weights 1 · 1",
+    ]
+
+
 def test_notes_stand_in_the_list_and_escaped(visit: Visit) -> None:
     shown = listed(visit.history.noted(1, "<b>best</b> so far"))
 
@@ -112,13 +134,16 @@ def test_changes_stand_side_by_side_and_escaped() -> None:
 def test_how_far_two_merges_are_apart_is_drawn_and_told(visit: Visit) -> None:
     found = weights_apart(*visit.history.merges)
 
-    figure = apart_figure(found)
+    figure = apart_figure(found, 1, 2)
 
     assert figure is not None
+    assert "‖merge 1 − merge 2‖ / ‖merge 1‖" in str(figure.layout)
+    assert figure.data[0].name == "Merge 1 − merge 2"
     numbers = [value for trace in figure.data for row in trace.z for value in row if value is not None]
     assert sorted(numbers) == pytest.approx(sorted(told.relative for told in found.tensors), rel=1e-4)
-    assert f"{found.whole.relative:.3%}" in apart_in_words(found)
-    assert apart_figure(replace(found, tensors=())) is None
+    words = f"‖merge 1 − merge 2‖ is {found.whole.relative:.3%} of ‖merge 1‖"
+    assert words in apart_in_words(found, 1, 2)
+    assert apart_figure(replace(found, tensors=()), 1, 2) is None
 
 
 # On the page.
@@ -138,7 +163,7 @@ def test_two_merges_are_compared(there: Screen) -> None:
     there.fire("history-compare")
 
     assert "<td>parameters.density</td><td>0.5</td><td>0.2</td>" in there["history-said"]
-    assert "‖A − B‖ is" in there["history-said"]
+    assert "‖merge 2 − merge 1‖ is" in there["history-said"]
     assert there["history-apart"] is not None
 
 

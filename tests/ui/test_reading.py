@@ -29,6 +29,7 @@ from ui.wires.models import INCOMPLETE, STOPPED, filling
 PICTURES = ("norms", "curves", "matrix", "energy", "weights", "effects", "difference")
 MOVES = (
     ("measure", "input"),
+    ("measure-depth", "input"),
     ("pair", "input"),
     ("kept", "input"),
     ("effect", "change"),

@@ -202,6 +202,32 @@ def test_the_table_has_a_row_for_each_tensor_of_each_expert(family: Family) -> N
     assert "nan" not in text.lower()
 
 
+def test_what_is_shown_is_chosen_for_layers_and_depth_at_once(family: Family, screen: Screen) -> None:
+    screen.choose(*family())
+
+    for name, other, view, plot in (
+        ("measure-depth", "measure", "Depth", "curves"),
+        ("measure", "measure-depth", "Layers", "norms"),
+    ):
+        screen.fire("views", "select", value=view)
+        for title, measure in list(MEASURES.items())[:2]:
+            screen[name] = title
+            screen.fire(name, "input")
+            assert screen[other] == title
+            assert measure.label in str(screen[plot])
+
+
+def test_what_is_shown_stands_in_the_views_that_obey_it(screen: Screen) -> None:
+    def view(name: str) -> str:
+        block = screen.named[name]
+        while not isinstance(block, gr.Tab):
+            assert block.parent
+            block = block.parent
+        return str(block.label)
+
+    assert [view(name) for name in ("measure", "measure-depth")] == ["Layers", "Depth"]
+
+
 @pytest.mark.parametrize("falling", [False, True])
 def test_the_table_is_sorted_by_any_column_without_a_mouse(family: Family, screen: Screen, falling: bool) -> None:
     base, experts = family()

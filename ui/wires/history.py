@@ -113,4 +113,4 @@ def _compared(now: Visit, one: int, other: int, stop: threading.Event) -> Iterat
     except (MergeError, OSError) as error:  # of the system: a folder was deleted meanwhile
         yield table + notice(worded(error)), None
     else:
-        yield table + apart_in_words(found), apart_figure(found)
+        yield table + apart_in_words(found, one, other), apart_figure(found, one, other)

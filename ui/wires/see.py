@@ -33,12 +33,17 @@ def wire(page: Page, looks: dict[str, Look]) -> None:
             return *(gr.skip(),) * len(see.plots), gr.Button(visible=True) if missing else gr.skip()
         return *draw_view(known, chosen.names, Look(*given)), gr.skip()
 
+    def on_measure(request: gr.Request, chosen: Selection, view: str, measure: str, *given: Any) -> tuple[Any, ...]:
+        return measure, *on_choice(request, chosen, view, measure, *given)
+
     def on_cell(chosen: Selection, event: gr.EventData) -> tuple[str, Any]:
         return show_tensor(chosen, str(event.cell))
 
     see.tabs.select(on_view, [selection, *see.choices], [see.view, *shown], **QUIET)
-    triggers = [choice.input for choice in see.choices]
-    gr.on(triggers, on_choice, [selection, see.view, *see.choices], shown, **QUIET)
+    _, *others = see.choices
+    for one, other in ((see.measure, see.over), (see.over, see.measure)):
+        one.input(on_measure, [selection, see.view, one, *others], [other, *shown], **QUIET)
+    gr.on([choice.input for choice in others], on_choice, [selection, see.view, *see.choices], shown, **QUIET)
     after(page.turned.change, on_choice, [selection, see.view, *see.choices], shown)
     for plot in (see.norms, page.forecast.plot, page.forecast.difference):
         plot.cell_select(on_cell, selection, [see.detail, see.histogram], **EACH)
