@@ -61,5 +61,5 @@ def test_what_is_held_names_its_values_and_whether_it_was_changed_by_hand(family
     screen.fire("hold")
 
     weights = " · ".join(["1"] * len(experts))
-    assert f"Held:</b> Task arithmetic, λ 0.8, weights {weights}. Now" in before
-    assert f"Held:</b> Task arithmetic, λ 0.8, weights {weights}, changed by hand. Now" in screen["holding"]
+    assert f"Held:</b> Task arithmetic, λ 0.8, weights {weights}. What you change" in before
+    assert f"Held:</b> Task arithmetic, λ 0.8, weights {weights}, changed by hand. What you change" in screen["holding"]
