@@ -37,7 +37,9 @@ def after_a_merge(screen: Screen, out: Path, named: Path | str) -> str:
     """What the page names for the next merge when one has been written to `out`."""
     screen["output"] = str(named)
     (state,) = (number for number, value in screen.held.items() if isinstance(value, Visit))
-    screen.held[state] = screen.state(Visit).merged(Recipe("from", Path("base"), (Path("expert"),)), Report(out, 0, 0.0, {}))
+    screen.held[state] = screen.state(Visit).merged(
+        Recipe("from", Path("base"), (Path("expert"),)), Report(out, 0, 0.0, {})
+    )
     screen._changed(state)
     return str(screen["output"])
 
