@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from merging.verify import verify
 from tests.e2e.conftest import ROOT, add_experts, choose_method, choose_models, expect_experts, figure, weights_of
+from ui.figures.looks import plain
 
 pytestmark = pytest.mark.e2e
 
@@ -170,7 +171,7 @@ def test_what_cannot_be_is_said_where_it_is(visit: Page, workplace: Path, tmp_pa
     expect(visit.locator("tr.misfit")).to_have_count(2)
     expect(visit.locator("tr.misfit").first).to_contain_text(f"{Q} is")
     expect(visit.locator("tr.misfit").last).to_contain_text("There is no file or folder")
-    expect_experts(visit, hostile.name)
+    expect_experts(visit, plain(hostile.name))
     assert visit.locator("img[src=x]").count() == 0
     visit.locator("#run").click()
     expect(visit.locator("#merge-status .notice.error")).to_contain_text("There is no file or folder")
@@ -181,12 +182,14 @@ def test_what_cannot_be_is_said_where_it_is(visit: Page, workplace: Path, tmp_pa
     choose_models(visit, ZOO / "base", [ZOO / "bible", ZOO / "python"])
     expect_experts(visit, "bible", "python")
     visit.locator("#output input, #output textarea").fill("taken")
-    visit.locator("#run").click()
-    expect(visit.locator("#merge-status .notice.error")).to_contain_text("nothing is ever overwritten")
+    visit.locator("#output input, #output textarea").blur()
+    expect(visit.locator("#merge-estimate")).to_contain_text("nothing is ever overwritten")
+    expect(visit.locator("#run")).to_be_disabled()
     assert [file.name for file in taken.iterdir()] == ["thesis.txt"]
 
     visit.get_by_label("PCB-Merging").click()
     visit.locator("#output input, #output textarea").fill("untouched")
+    expect(visit.locator("#run")).to_be_enabled()
     visit.locator("#run").click()
     expect(visit.locator("#merge-status")).to_contain_text("Merged.", timeout=120_000)
     # Left empty, it is the method's own.

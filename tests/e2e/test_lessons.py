@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
@@ -86,15 +87,19 @@ def begins(page: Page, section: str) -> None:
     expect(page.locator("#lesson-arrange")).to_be_focused()
 
 
-def test_a_step_that_was_set_up_has_what_it_is_about_in_sight(watched: Page, app_url: str) -> None:
-    for motion, step, section in (("no-preference", 1, "#step-see"), ("reduce", 5, "#step-sample")):
-        watched.emulate_media(reduced_motion=motion)
-        watched.set_viewport_size({"width": 1280, "height": 900})
-        watched.goto(f"{app_url.rstrip('/')}/?lesson=interference&step={step}")
-        drawn(watched, "#weights")
-        assert watched.evaluate("scrollY") == 0
+@pytest.mark.parametrize(
+    ("motion", "step", "section"), [("no-preference", 1, "#step-see"), ("reduce", 5, "#step-sample")]
+)
+def test_a_step_that_was_set_up_has_what_it_is_about_in_sight(
+    watched: Page, app_url: str, motion: Any, step: int, section: str
+) -> None:
+    watched.emulate_media(reduced_motion=motion)
+    watched.set_viewport_size({"width": 1280, "height": 900})
+    watched.goto(f"{app_url.rstrip('/')}/?lesson=interference&step={step}")
+    drawn(watched, "#weights")
+    assert watched.evaluate("scrollY") == 0
 
-        watched.locator("#lesson-arrange").click()
-        begins(watched, section)
-        expect(watched.locator("#see-note .caption")).to_contain_text("did not move at all")
-        begins(watched, section)  # also when all is there
+    watched.locator("#lesson-arrange").click()
+    begins(watched, section)
+    expect(watched.locator("#see-note .caption")).to_contain_text("did not move at all")
+    begins(watched, section)  # also when all is there
