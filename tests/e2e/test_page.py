@@ -71,7 +71,6 @@ def test_the_page_fits_its_window_and_everything_has_a_name_and_the_keyboard_rea
         reached.add(focused["name"])
     wanted = {
         "theme",
-        "measure",
         "matrix",
         "pair",
         "kept",
