@@ -50,6 +50,7 @@ class Hub:
     asked: list[Asked] = field(default_factory=list)
     objects: dict[str, bytes] = field(default_factory=dict)  # uploaded, and not committed yet
     cards: dict[str, dict[str, Any]] = field(default_factory=dict)  # what model cards say, by model
+    meanwhile: dict[str, str] = field(default_factory=dict)  # files that others put into a model as soon as it is made
     refuses: set[str] = field(default_factory=set)  # kinds of requests that are answered with an error: `commit`
     url: str = ""
 
@@ -235,6 +236,8 @@ class _Handler(BaseHTTPRequestHandler):
         if (self.hub.folder / name).exists():
             return self._json({"error": "You already created this model repo", "url": f"{self.hub.url}/{name}"}, 409)
         (self.hub.folder / name).mkdir(parents=True)
+        if name in self.hub.meanwhile:
+            (self.hub.folder / name / self.hub.meanwhile[name]).write_text("theirs")
         if asked.get("private") or asked.get("visibility") == "private":
             self.hub.private.add(name)
         return self._json({"url": f"{self.hub.url}/{name}", "name": name, "id": name})

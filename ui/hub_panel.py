@@ -18,6 +18,7 @@ from merging.sizes import in_words
 from merging.words import listed
 from ui.errors import notice, worded
 from ui.jobs import Job, stoppable
+from ui.models_table import count
 from ui.pace import Pace, bar
 
 NOTHING = "No model with safetensors is called that. Try fewer words, or a part of the name."
@@ -80,14 +81,6 @@ def _in_words(one: Found) -> str:
     parts = [f"{count(one.parameters)} parameters"] if one.parameters else []
     parts += [f"{count(one.downloads)} downloads"] if one.downloads else []
     return " · ".join([one.name, *parts, *(["gated"] if one.gated else [])])
-
-
-def count(number: int | None) -> str:
-    """A number in short, with two digits or three: `1.2 M`."""
-    for size, unit in ((1e9, " B"), (1e6, " M"), (1e3, " k")):
-        if number and number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number or 0}"
 
 
 def family_of(base: str | None) -> Family | None:

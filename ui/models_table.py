@@ -65,7 +65,7 @@ def _shown(path: str) -> str:
 
 
 def count(number: int) -> str:
-    """A number of parameters in short: `7.24 B`."""
+    """A number, of parameters or of downloads, in short: `7.24 B`."""
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if number >= size:
             return f"{number / size:.2f} {unit}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from merging.document import RECIPE
 from merging.errors import MergeError
 from merging.exporting import to_mergekit
 from merging.header import read_json
@@ -23,7 +24,6 @@ from merging.recipe import Recipe, load_recipe
 FRONT = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
 LONGEST = 1 << 20  # characters of a card
 PICTURE = "layers.png"
-RECIPE = "mergescope.yaml"
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from merging.adapter import open_base, open_expert
 from merging.compare import compare
+from merging.document import RECIPE
 from merging.recipe import load_recipe
-
-RECIPE = "mergescope.yaml"
 
 
 def moved(

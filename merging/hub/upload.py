@@ -6,13 +6,16 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from merging.errors import MergeError, MergeStopped
 from merging.hub.asking import SIGN_IN, asking
-from merging.hub.card import LONGEST, front_of
+from merging.hub.card import LONGEST, PICTURE, front_of
 from merging.hub.fetch import OnBytes
 from merging.hub.names import HubName, hub_name
+
+if TYPE_CHECKING:
+    from huggingface_hub import ModelInfo
 
 BEGUN = ".gitattributes"  # what the Hub itself puts into a new repository
 MESSAGE = "A merge, and how it was made"
@@ -56,10 +59,13 @@ def free(name: str, token: str | None = None) -> HubName:
         if isinstance(error.__cause__, RepositoryNotFoundError):
             return found
         raise
-    others = {one.rfilename for one in info.siblings or ()} - {BEGUN}
-    if others:
-        raise MergeError(f"There is a model `{found}` already, and nothing is ever overwritten. Choose another name.")
+    _refuse_filled(found, info)
     return found  # empty: made by a try that failed
+
+
+def _refuse_filled(name: HubName, info: ModelInfo) -> None:
+    if {one.rfilename for one in info.siblings or ()} - {BEGUN}:
+        raise MergeError(f"There is a model `{name}` already, and nothing is ever overwritten. Choose another name.")
 
 
 def publish(upload: Upload, on_bytes: OnBytes | None = None, stopped: Callable[[], bool] | None = None) -> str:
@@ -76,7 +82,7 @@ def publish(upload: Upload, on_bytes: OnBytes | None = None, stopped: Callable[[
     total = 2 * sum(file.stat().st_size for file in files)  # each is read for its hash, and again to be sent
     counter = _Counter(total, on_bytes or (lambda done, total: None), stopped or (lambda: False))
     beside: dict[str, bytes] = {"README.md": upload.card.encode()}
-    beside |= {"layers.png": upload.picture} if upload.picture else {}
+    beside |= {PICTURE: upload.picture} if upload.picture else {}
     with asking(name):
         made = api.create_repo(name.repo, private=upload.private, exist_ok=True)
         small = [CommitOperationAdd(file, content) for file, content in beside.items()]
@@ -90,8 +96,9 @@ def publish(upload: Upload, on_bytes: OnBytes | None = None, stopped: Callable[[
                     operation.path_or_fileobj = str(file)
                 large.append(operation)
         counter.stop()
-        begun = api.model_info(name.repo).sha  # nobody else has written to it since
-        api.create_commit(name.repo, [*small, *large], commit_message=MESSAGE, parent_commit=begun)
+        begun = api.model_info(name.repo)
+        _refuse_filled(name, begun)  # by somebody else, while this was sent
+        api.create_commit(name.repo, [*small, *large], commit_message=MESSAGE, parent_commit=begun.sha)
     return str(made)
 
 

@@ -85,6 +85,16 @@ def test_nothing_that_is_there_is_overwritten(asker: Asker) -> None:
     assert asker.hub.commit("owner/base") == before
 
 
+def test_what_somebody_else_wrote_meanwhile_is_not_overwritten(asker: Asker) -> None:
+    asker.hub.meanwhile["someone/merged"] = "theirs.txt"
+
+    done = asker.run("publish", "out", "someone/merged")
+
+    assert done.returncode == 1
+    assert "There is a model `someone/merged` already" in done.stderr
+    assert [file.name for file in published(asker).iterdir()] == ["theirs.txt"]
+
+
 def test_an_upload_that_failed_goes_on_where_it_was(asker: Asker) -> None:
     asker.hub.refuses.add("commit")
     failed = asker.run("publish", "out", "someone/merged")

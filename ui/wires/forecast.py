@@ -156,9 +156,8 @@ def wire(page: Page, drawn: Any) -> None:
             words = in_words(plain, by_hand=bool(draft.edits.standing))
         except MergeError as error:
             return None, notice(str(error))
-        return Held(
-            recipe
-        ), f'<p class="caption"><b>Held:</b> {html.escape(words)}. What you change from now on is compared with it.</p>'
+        told = f"<b>Held:</b> {html.escape(words)}. What you change from now on is compared with it."
+        return Held(recipe), f'<p class="caption">{told}</p>'
 
     page.demo.unload(on_leave)
     choices: list[Any] = [forecast.effect, forecast.compared, forecast.held]

@@ -73,8 +73,7 @@ def wire(page: Page) -> None:
 
 def _wire_estimate(page: Page, named: list[Any]) -> None:
     """Say what the merge would need when models, method or folder have changed, and let nobody merge into a folder
-    that is refused; `named` are the events after which
-    the page has named another folder. Nothing waits for it.
+    that is refused; `named` are the events after which the page has named another folder. Nothing waits for it.
     """
 
     def button(visitor: str, words: str) -> Any:
