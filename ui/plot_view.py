@@ -33,6 +33,7 @@ class Words:
 
 KEYS = "Arrow keys walk from cell to cell. Enter picks a cell, Shift+Enter its row, Ctrl+Enter its column."
 READING = Words("The models are being read.")
+AWAY = Words("The weights of these models are on the Hub.")
 
 
 class PlotView(gr.HTML):

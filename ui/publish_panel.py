@@ -52,7 +52,10 @@ class Prepared:
 def publish_panel() -> Publishing:
     with gr.Accordion("Publish it on the Hub", open=False, elem_id="publish"):
         with gr.Row():
-            name = gr.Textbox(label="Name on the Hub", info=WHERE, placeholder="owner/name", elem_id="publish-name")
+            name = gr.Textbox(
+                label="Name on the Hub", info=WHERE, placeholder="owner/name", max_lines=1, min_width=260,
+                elem_id="publish-name",
+            )  # fmt: skip
             private = gr.Checkbox(
                 True, label="Private", info="You can open it for everyone on the Hub later.", elem_id="publish-private"
             )

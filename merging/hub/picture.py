@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from merging.places import module_order, place
 
 CELL, GAP, LEFT, TOP, FOOT = 22, 2, 120, 34, 46  # pixels
+ROOM = 220  # pixels that the words below it take
 COLOURS = ((0, 32, 77), (64, 77, 107), (124, 123, 120), (188, 174, 108), (255, 234, 70))  # Cividis
 
 
@@ -20,10 +21,10 @@ def picture(moved: Mapping[str, float]) -> bytes | None:
     if not cells:
         return None
     rows = list(dict.fromkeys(place(name).row for name in moved if place(name).layer is not None))
-    modules = sorted({module for module, _ in cells}, key=module_order)
+    modules = sorted(dict.fromkeys(module for module, _ in cells), key=module_order)  # of one rank, as they come
     most = max((value for value in cells.values() if math.isfinite(value)), default=0.0) or 1.0
     font = ImageFont.load_default(12)
-    size = LEFT + len(rows) * (CELL + GAP) + 20, TOP + len(modules) * (CELL + GAP) + FOOT
+    size = LEFT + max(ROOM, len(rows) * (CELL + GAP) + 20), TOP + len(modules) * (CELL + GAP) + FOOT
     image = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(image)
     for column, row in enumerate(rows):

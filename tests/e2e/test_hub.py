@@ -14,7 +14,7 @@ import yaml
 from playwright.sync_api import Page, expect
 
 from merging.hub.search import FAMILIES
-from tests.e2e.conftest import ROOT, choose_models, open_tab, running_app
+from tests.e2e.conftest import ROOT, choose_models, expect_experts, open_tab, running_app
 from tests.hub import TOKEN, Hub, environment, standing_in
 
 pytestmark = pytest.mark.e2e
@@ -67,6 +67,7 @@ def test_models_by_name_are_looked_at_downloaded_and_drawn(visit: Page, hub: Hub
     expect(table).to_contain_text(f"It is on the Hub, at commit {hub.commit('some/base')[:7]}: 5.66 MB to download.")
     expect(download).to_have_text("Download 17 MB")
     expect(visit.locator("#see-note")).to_contain_text("Download them in step 1")
+    expect(visit.locator("#norms .pv-empty")).to_have_text("The weights of these models are on the Hub.")
     assert weights_sent(hub, "some/base") < 300_000
 
     hub.slow = 0.1
@@ -82,8 +83,7 @@ def test_models_by_name_are_looked_at_downloaded_and_drawn(visit: Page, hub: Hub
 
     expect(download).to_be_hidden()
     expect(visit.locator("#hub-status")).to_have_text("")
-    visit.wait_for_function("""() => ((document.querySelector('#weights .pv-box').data || [{}])[0].x || []).join()
-      === 'bard,python'""")
+    expect_experts(visit, "bard", "python")
     open_tab(visit, "#forecast", "Recipe")
     expect(visit.locator("#recipe-text")).to_contain_text(f"base_model: some/base@{hub.commit('some/base')}")
     assert not [*(place / "hf" / "hub").glob("*/blobs/*.incomplete")]
@@ -100,6 +100,8 @@ def test_a_model_of_the_hub_is_merged_without_being_downloaded_before(visit: Pag
     visit.locator("#run").click()
     expect(visit.locator("#merge-status")).to_contain_text("from-the-hub", timeout=60_000)
     expect(visit.locator("#run")).to_be_enabled(timeout=60_000)
+    expect(visit.locator("#hub-download")).to_be_hidden()  # they are here now, and are seen
+    expect_experts(visit, *(name.partition("/")[2] for name in family.experts))
 
     recipe = yaml.safe_load((place / "from-the-hub" / "mergescope.yaml").read_text())
     assert recipe["base_model"] == f"{family.base}@{hub.commit(family.base)}"

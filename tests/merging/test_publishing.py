@@ -202,6 +202,16 @@ def test_the_picture_has_a_bright_cell_where_most_moved() -> None:
     assert picture({"model.norm.weight": 1.0}) is None
 
 
+def test_norms_stand_in_the_picture_in_the_order_of_the_layer() -> None:
+    moved = {"model.layers.0.input_layernorm.weight": 1.0, "model.layers.0.post_attention_layernorm.weight": 0.0}
+
+    content = picture(moved)
+
+    assert content
+    with Image.open(io.BytesIO(content)) as image:
+        assert [image.getpixel((130, at)) for at in (45, 45 + 24)] == [colour(1), colour(0)]
+
+
 def test_a_story_that_lies_about_hashes_does_not_break_the_card(tmp_path: Path) -> None:
     base, expert = (write_model(tmp_path / name, random_tensors(n)) for n, name in enumerate(("base", "expert")))
     merge(Recipe("task_arithmetic", base, (expert,)), tmp_path / "out")

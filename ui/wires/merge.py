@@ -64,6 +64,8 @@ def wire(page: Page) -> None:
     )
     # Only now, since the visit may have changed while the merge ran: a note was written, or a merge removed.
     ran.success(on_made, [page.visit, made], page.visit, show_progress="hidden", **PRIVATE)
+    fetched = page.models.hub.fetched  # models that only the Hub had are here now, or some of their files
+    ran.then(lambda chosen: object() if chosen.far else gr.skip(), selection, fetched, **PRIVATE)
     wire_end(ran, merging.run, merging.stop, merging.status)
     fresh = after(page.demo.load, fresh_folder, None, merging.output)
     following = after(page.visit.change, on_merged, [merging.output, page.visit], merging.output)

@@ -17,7 +17,7 @@ from ui.events import PRIVATE, QUIET
 from ui.jobs import announce, dismiss
 from ui.models_panel import Selection, choose
 from ui.page import Page
-from ui.plot_view import READING
+from ui.plot_view import AWAY, READING, Words
 from ui.see_panel import DRAWN
 from ui.views import Look, describe, draw_view, places_of, show_tensor
 from ui.wires.ends import stopper
@@ -29,6 +29,11 @@ INCOMPLETE = "Stopped: what is drawn is incomplete. Press “Read them” to rea
 def buttons(reading: bool, unread: bool) -> tuple[Any, Any]:
     """Those beside the note: to stop the reading, and to read what is not read."""
     return gr.Button(visible=reading), gr.Button(visible=unread)
+
+
+def instead(words: Words, view: str) -> tuple[Any, ...]:
+    """Words in place of the pictures of the open view, and nothing in the others: values for `See.plots`."""
+    return tuple(words if of == view != "table" else None for of in DRAWN.values())
 
 
 def filling(
@@ -44,7 +49,7 @@ def filling(
         first, known, now = not known, part or known, look()
         if not known and now != seen:
             seen = now
-            yield words, *(READING if of == now.view != "table" else None for of in DRAWN.values()), gr.skip()
+            yield words, *instead(READING, now.view), gr.skip()
             continue
         if not known or (not part and now == seen):
             yield words, *still, gr.skip()
@@ -86,7 +91,7 @@ def wire(page: Page, looks: dict[str, Look]) -> Any:
             return
         if selection.far:
             dismiss(visitor, "compare")
-            yield notice(FAR, "info"), *(None,) * len(see.plots), gr.skip(), *buttons(False, False)
+            yield notice(FAR, "info"), *instead(AWAY, looks[visitor].view), gr.skip(), *buttons(False, False)
             return
         try:
             steps = make_comparison(selection, visitor)
@@ -107,7 +112,7 @@ def wire(page: Page, looks: dict[str, Look]) -> Any:
         known = known_comparison(selection)
         left = known or left_comparison(selection, visitor)
         if selection.far:
-            return *(None,) * len(see.plots), gr.skip(), *apart
+            return *instead(AWAY, look.view), gr.skip(), *apart
         if selection.ready and not left and not unread(selection, visitor):
             return *still, *apart  # they are still being read
         near = show_tensor(selection, tensor) if known and tensor else apart  # it was clicked before all was known
