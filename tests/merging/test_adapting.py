@@ -427,16 +427,17 @@ def test_a_name_on_the_hub_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyP
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "owner/name"}))
     cached = tmp_path / "hub" / "models--owner--name"
-    shutil.copytree(base, cached / "snapshots" / "abc")
+    commit = "0123456789" * 4
+    shutil.copytree(base, cached / "snapshots" / commit)
     (cached / "refs").mkdir()
-    (cached / "refs" / "main").write_text("abc")
+    (cached / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
     told = [
         json.loads((merge(recipe, tmp_path / out).out / "adapter_config.json").read_text())["base_model_name_or_path"]
         for out, recipe in (
             ("unnamed", Recipe("task_arithmetic", None, (adapter,), result="adapter")),
-            ("named", Recipe("task_arithmetic", cached / "snapshots" / "abc", (adapter,), result="adapter")),
+            ("named", Recipe("task_arithmetic", cached / "snapshots" / commit, (adapter,), result="adapter")),
             ("here", Recipe("task_arithmetic", base, (adapter,), result="adapter")),
         )
     ]
