@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import html
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from threading import Event
 from typing import Any
 
 import gradio as gr
@@ -24,68 +22,33 @@ from ui.forecast_panel import NOT_HELD, VIEWS
 from ui.held import in_words
 from ui.models_panel import Selection
 from ui.page import Page
+from ui.sight import Sight
 
 # What was drawn is painted before more is asked for, which keeps the browser busy.
 PAINTED = "() => new Promise((done) => setTimeout(() => done([]), 150))"
 STILL = (gr.skip(),) * (len(VIEWS) + 1)  # the plots and their caption, as they are
+AT_ONCE: dict[str, Any] = {"preprocess": False, "queue": False}
 
 
-class Sight:
-    """What each visitor asked to see, and sees: drawings end in another order than they were begun in."""
+class Drawing:
+    """Draws what the merge will do for each visitor: what was asked for last, and nothing that is out of date."""
 
-    def __init__(self) -> None:
-        self.moves, self._asked = Counter[str](), Counter[str]()
-        self._seen = dict[str, tuple[int, Any, bool]]()  # of which move, in which view, and whether exactly
-        self._exact = dict[str, Event]()  # stops what draws exactly
+    def __init__(self, page: Page) -> None:
+        self.page, self.sight = page, Sight()
 
-    def ask(self, visitor: str) -> int:
-        """A drawing that is begun, by number; the one begun last is the one that counts, and exact ones stop for it."""
-        self.stopper(visitor).set()
-        self._asked[visitor] += 1
-        return self._asked[visitor]
-
-    def stopper(self, visitor: str) -> Event:
-        """What stops the exact drawing that is begun now, and has stopped the ones before."""
-        before, now = self._exact.get(visitor), Event()
-        self._exact[visitor] = now
-        if before:
-            before.set()
-        return now
-
-    def asked(self, visitor: str) -> int:
-        return self._asked[visitor]
-
-    def show(self, visitor: str, move: int, view: tuple[Any, ...], exact: bool) -> None:
-        self._seen[visitor] = move, view, exact
-
-    def shows(self, visitor: str, move: int, view: tuple[Any, ...]) -> bool:
-        """Whether that is what the visitor sees, exactly."""
-        return self._seen.get(visitor) == (move, view, True)
-
-    def leave(self, visitor: str) -> None:
-        for kept in (self.moves, self._asked, self._seen, self._exact):
-            kept.pop(visitor, None)
-
-
-def wire(page: Page, drawn: Any) -> None:
-    """`drawn` is the event after which other models are known."""
-    forecast, selection, standing = page.forecast, page.models.selection, page.standing
-    sight = Sight()
-
-    def on_leave(request: gr.Request) -> None:
-        sight.leave(request.session_hash or "")
-
-    def heard(visitor: str, chosen: Selection, values: tuple[Any, ...], method: str = "") -> Standing:
-        sight.moves[visitor] += 1
+    def heard(self, visitor: str, chosen: Selection, values: tuple[Any, ...], method: str = "") -> Standing:
+        self.sight.moves[visitor] += 1
+        move = self.sight.moves[visitor]
         try:
-            return Standing(page.recipe(chosen, values, method=method), "", sight.moves[visitor])
+            return Standing(self.page.recipe(chosen, values, method=method), "", move)
         except MergeError as error:
-            return Standing(None, str(error), sight.moves[visitor])
+            return Standing(None, str(error), move)
 
     def draw(
-        visitor: str, chosen: Selection, now: Standing, view: tuple[Any, ...], quick: bool = True
+        self, visitor: str, chosen: Selection, now: Standing, view: tuple[Any, ...], quick: bool = True
     ) -> tuple[Any, ...]:
         """The plots and their caption, or those that are there where something else was asked for meanwhile."""
+        sight = self.sight
         mine = sight.ask(visitor) if quick else sight.asked(visitor)
         if not now.recipe:
             sight.show(visitor, now.move, view, True)
@@ -101,86 +64,113 @@ def wire(page: Page, drawn: Any) -> None:
         sight.show(visitor, now.move, view, exact or not quick)
         return tuple(shown)
 
-    def waiting(chosen: Selection, visitor: str) -> tuple[Any, ...]:
-        """What was drawn stays while models are read, and says so where nobody reads them."""
-        words = unseen(chosen, visitor)
-        return notice(words, "info") if words else gr.skip(), *STILL[1:]
+    def on_leave(self, request: gr.Request) -> None:
+        self.sight.leave(request.session_hash or "")
 
-    def on_models(request: gr.Request, chosen: Selection, *given: Any) -> tuple[Any, ...]:
+    def on_models(self, request: gr.Request, chosen: Selection, *given: Any) -> tuple[Any, ...]:
         visitor = request.session_hash or ""
         if chosen.ready and not known_comparison(chosen):
             words = unseen(chosen, visitor)
             if not words:
                 return *STILL, gr.skip()  # they are still being read
             return notice(words, "info"), *(None,) * len(VIEWS), gr.skip()
-        now = heard(visitor, chosen, given[4:])
-        return *draw(visitor, chosen, now, given[:4]), now
+        now = self.heard(visitor, chosen, given[4:])
+        return *self.draw(visitor, chosen, now, given[:4]), now
 
-    def moving(method: str = "") -> Callable[..., tuple[Any, ...]]:
+    def moving(self, method: str = "") -> Callable[..., tuple[Any, ...]]:
+        """What to do when a control of that method moves, or with no method one that all have."""
+
         def on_move(request: gr.Request, chosen: Selection, *given: Any) -> tuple[Any, ...]:
             visitor = request.session_hash or ""
             if not known_comparison(chosen):
                 return *waiting(chosen, visitor), gr.skip()
-            now = heard(visitor, chosen, given[4:], method)
-            shown = draw(visitor, chosen, now, given[:4])
-            return *shown, now if sight.moves[visitor] == now.move else gr.skip()
+            now = self.heard(visitor, chosen, given[4:], method)
+            shown = self.draw(visitor, chosen, now, given[:4])
+            return *shown, now if self.sight.moves[visitor] == now.move else gr.skip()
 
         return on_move
 
-    def on_rest(request: gr.Request, chosen: Selection, now: Standing, *view: Any) -> tuple[Any, ...]:
+    def on_rest(self, request: gr.Request, chosen: Selection, now: Standing, *view: Any) -> tuple[Any, ...]:
         """Draw exactly, and what was left out while other things were drawn, unless something has moved by then."""
         visitor, (*told, looked_at) = request.session_hash or "", view
         missing = unread(chosen, visitor)
         aimed = now if looked_at == "tensor" else gr.skip(), gr.Button(visible=True) if missing else gr.skip()
-        done = sight.moves[visitor] != now.move or sight.shows(visitor, now.move, tuple(told))
+        done = self.sight.moves[visitor] != now.move or self.sight.shows(visitor, now.move, tuple(told))
         if done or not known_comparison(chosen):
             return *STILL, *aimed
-        return *draw(visitor, chosen, now, tuple(told), quick=False), *aimed
+        return *self.draw(visitor, chosen, now, tuple(told), quick=False), *aimed
 
-    def on_choice(request: gr.Request, chosen: Selection, now: Standing, *view: Any) -> tuple[Any, ...]:
-        if not known_comparison(chosen):
-            return waiting(chosen, request.session_hash or "")
-        return draw(request.session_hash or "", chosen, now, view)
+    def on_choice(self, request: gr.Request, chosen: Selection, now: Standing, *view: Any) -> tuple[Any, ...]:
+        visitor = request.session_hash or ""
+        return self.draw(visitor, chosen, now, view) if known_comparison(chosen) else waiting(chosen, visitor)
 
     def on_view(
-        request: gr.Request, chosen: Selection, now: Standing, event: gr.SelectData, *view: Any
+        self, request: gr.Request, chosen: Selection, now: Standing, event: gr.SelectData, *view: Any
     ) -> tuple[Any, ...]:
         key = next(key for key, title in VIEWS.items() if title == event.value)
-        return key, *on_choice(request, chosen, now, key, *view)
+        return key, *self.on_choice(request, chosen, now, key, *view)
 
-    def on_hold(chosen: Selection, *values: Any) -> tuple[Held | None, str]:
+    def on_hold(self, chosen: Selection, *values: Any) -> tuple[Held | None, str]:
         *form, draft = values
         try:
-            recipe = page.recipe(chosen, values)
-            plain = page.recipe(chosen, (*form, replace(draft, edits=Edits())))
+            recipe = self.page.recipe(chosen, values)
+            plain = self.page.recipe(chosen, (*form, replace(draft, edits=Edits())))
             words = in_words(plain, by_hand=bool(draft.edits.standing))
         except MergeError as error:
             return None, notice(str(error))
         told = f"<b>Held:</b> {html.escape(words)}. What you change from now on is compared with it."
         return Held(recipe), f'<p class="caption">{told}</p>'
 
-    page.demo.unload(on_leave)
-    choices: list[Any] = [forecast.effect, forecast.compared, forecast.held]
+
+def waiting(chosen: Selection, visitor: str) -> tuple[Any, ...]:
+    """What was drawn stays while models are read, and says so where nobody reads them."""
+    words = unseen(chosen, visitor)
+    return notice(words, "info") if words else gr.skip(), *STILL[1:]
+
+
+def wire(page: Page, drawn: Any) -> None:
+    """`drawn` is the event after which other models are known."""
+    forecast, selection, drawing = page.forecast, page.models.selection, Drawing(page)
     plots = [forecast.caption, forecast.plot, forecast.effects, forecast.difference, forecast.text]
-    view, everything = [forecast.view, *choices], [*plots, standing]
-    at_once: dict[str, Any] = {"preprocess": False, "queue": False}
-    form = page.merging.form
-    drawing = [drawn.then(on_models, [selection, *view, *page.form], everything, **QUIET)]
+    events = [*_moves(page, drawing, drawn, [*plots, page.standing]), *_choices(page, drawing, plots)]
+    given = [selection, page.standing, *_view(page), page.see.view]
+    for event in events:  # what went past Gradio's queue does not tell of its states, so that it is asked
+        calm = event.then(None, js=PAINTED, trigger_mode="multiple", **PRIVATE)
+        rested = [*plots, page.see.microscope.aim, page.see.read]
+        calm.then(drawing.on_rest, given, rested, concurrency_limit=2, **QUIET)
+    forecast.hold.click(drawing.on_hold, [selection, *page.form], [forecast.held, forecast.holding], **QUIET)
+    after(selection.change, lambda: (None, NOT_HELD), None, [forecast.held, forecast.holding])
+    page.demo.unload(drawing.on_leave)
+
+
+def _view(page: Page) -> list[Any]:
+    """What is looked at: the inputs that are one `view` together."""
+    forecast = page.forecast
+    return [forecast.view, forecast.effect, forecast.compared, forecast.held]
+
+
+def _moves(page: Page, drawing: Drawing, drawn: Any, everything: list[Any]) -> list[Any]:
+    """The events in which another recipe is drawn."""
+    form, given = page.merging.form, [page.models.selection, *_view(page)]
+    events = [drawn.then(drawing.on_models, [*given, *page.form], everything, **QUIET)]
     for method in METHODS | ADAPTERS:
         if controls := [part.change for key, part in form.items() if key.startswith(f"{method}.")]:
-            given = [selection, *view, *page.form_of(method)]
-            drawing.append(after(controls, moving(method), given, everything, **at_once))
+            inputs = [*given, *page.form_of(method)]
+            events.append(after(controls, drawing.moving(method), inputs, everything, **AT_ONCE))
     others: list[Any] = [*(part for key, part in form.items() if "." not in key), page.merging.weights, page.draft]
-    given = [selection, *view, *page.form]
-    drawing.append(after([part.change for part in others], moving(), given, everything, **at_once))
-    chosen = [part.change for part in choices]
-    drawing.append(after(chosen, on_choice, [selection, standing, *view], plots, **at_once))
-    drawing.append(after(page.turned.change, on_choice, [selection, standing, *view], plots))
-    given, turned = [selection, standing, *choices], [forecast.view, *plots]
-    drawing.append(forecast.tabs.select(on_view, given, turned, concurrency_limit=4, **QUIET))
-    given = [selection, standing, *view, page.see.view]
-    for event in drawing:  # what went past Gradio's queue does not tell of its states, so that it is asked
-        calm = event.then(None, js=PAINTED, trigger_mode="multiple", **PRIVATE)
-        calm.then(on_rest, given, [*plots, page.see.microscope.aim, page.see.read], concurrency_limit=2, **QUIET)
-    forecast.hold.click(on_hold, [selection, *page.form], [forecast.held, forecast.holding], **QUIET)
-    after(selection.change, lambda: (None, NOT_HELD), None, [forecast.held, forecast.holding])
+    moved = [part.change for part in others]
+    return [*events, after(moved, drawing.moving(), [*given, *page.form], everything, **AT_ONCE)]
+
+
+def _choices(page: Page, drawing: Drawing, plots: list[Any]) -> list[Any]:
+    """The events in which the same recipe is drawn in another way."""
+    forecast, known = page.forecast, [page.models.selection, page.standing]
+    view = _view(page)
+    chosen = [part.change for part in view[1:]]
+    return [
+        after(chosen, drawing.on_choice, [*known, *view], plots, **AT_ONCE),
+        after(page.turned.change, drawing.on_choice, [*known, *view], plots),
+        forecast.tabs.select(
+            drawing.on_view, [*known, *view[1:]], [forecast.view, *plots], concurrency_limit=4, **QUIET
+        ),
+    ]

@@ -32,52 +32,10 @@ from ui.wires.recipes import Filling
 def wire(page: Page, filling: Filling) -> None:
     past, visit = page.past, page.visit
 
-    def on_visit(now: Visit, one: int | None, other: int | None, note: str, count: int) -> tuple[Any, ...]:
-        history = now.history
-        if history.count != count and note.strip() == note_of(history, one):
-            one = other = None  # the new merge is chosen, unless a note is being written on another one
-        before, (one, other) = one, chosen(history, one, other)
-        noted = gr.skip() if one == before else note_of(history, one)
-        return listed(history), *choices(history, one, other), noted, history.count
-
-    def on_choose(now: Visit, one: int | None) -> str:
-        return note_of(now.history, one)
-
-    def on_note(now: Visit, one: int | None, note: str) -> Any:
-        if note.strip() == note_of(now.history, one):
-            return gr.skip()
-        try:
-            return replace(now, history=now.history.noted(one or 0, note))
-        except MergeError:
-            return gr.skip()  # it was removed from the list meanwhile
-
-    def on_click(request: gr.Request) -> tuple[Any, Any, str]:
-        announce(request.session_hash or "", "apart")
-        return *working(), bar(0, "Reading headers", "")
-
-    def on_compare(request: gr.Request, now: Visit, one: int | None, other: int | None) -> Iterator[tuple[Any, Any]]:
-        with stoppable(request.session_hash or "", "apart") as stop:
-            yield from _compared(now, one or 0, other or 0, stop)
-
     def on_repeat(now: Visit, one: int | None) -> tuple[Any, ...]:
         if one is None:
             return filling.unchanged()
         return filling.tried(lambda: now.history.of(one).recipe, f"Merge {one}")
-
-    def on_delete(now: Visit, one: int | None, folder: bool) -> tuple[Visit, str, None, bool]:
-        """The list without it, and without what was drawn of it; the next one's folder is not deleted unasked."""
-        try:
-            return replace(now, history=now.history.without(one or 0, folder=folder)), "", None, False
-        except MergeError as error:
-            return now, notice(str(error)), None, False
-
-    def on_report(now: Visit, selection: Selection, one: int | None, note: str) -> tuple[str, str] | None:
-        if one is None:
-            return None
-        told = now.history.of(one)
-        pictures, missing = pictures_of(selection, told)
-        text = report_page(told.recipe, told.report, pictures, when=told.when, note=note, missing=missing)
-        return f"{told.report.out.name}.html", text
 
     both, noted = [past.one, past.other], [past.note, past.count]
     after(visit.change, on_visit, [visit, *both, *noted], [past.listed, past.row, *both, *noted])
@@ -92,6 +50,55 @@ def wire(page: Page, filling: Filling) -> None:
     left = [visit, past.said, past.apart, past.folder]
     past.delete.click(on_delete, [visit, past.one, past.folder], left, show_progress="hidden", **PRIVATE)
     offer(past.report, past.unsaved, on_report, [visit, page.models.selection, past.one, past.note], "text/html")
+
+
+def on_visit(now: Visit, one: int | None, other: int | None, note: str, count: int) -> tuple[Any, ...]:
+    history = now.history
+    if history.count != count and note.strip() == note_of(history, one):
+        one = other = None  # the new merge is chosen, unless a note is being written on another one
+    before, (one, other) = one, chosen(history, one, other)
+    noted = gr.skip() if one == before else note_of(history, one)
+    return listed(history), *choices(history, one, other), noted, history.count
+
+
+def on_choose(now: Visit, one: int | None) -> str:
+    return note_of(now.history, one)
+
+
+def on_note(now: Visit, one: int | None, note: str) -> Any:
+    if note.strip() == note_of(now.history, one):
+        return gr.skip()
+    try:
+        return replace(now, history=now.history.noted(one or 0, note))
+    except MergeError:
+        return gr.skip()  # it was removed from the list meanwhile
+
+
+def on_click(request: gr.Request) -> tuple[Any, Any, str]:
+    announce(request.session_hash or "", "apart")
+    return *working(), bar(0, "Reading headers", "")
+
+
+def on_compare(request: gr.Request, now: Visit, one: int | None, other: int | None) -> Iterator[tuple[Any, Any]]:
+    with stoppable(request.session_hash or "", "apart") as stop:
+        yield from _compared(now, one or 0, other or 0, stop)
+
+
+def on_delete(now: Visit, one: int | None, folder: bool) -> tuple[Visit, str, None, bool]:
+    """The list without it, and without what was drawn of it; the next one's folder is not deleted unasked."""
+    try:
+        return replace(now, history=now.history.without(one or 0, folder=folder)), "", None, False
+    except MergeError as error:
+        return now, notice(str(error)), None, False
+
+
+def on_report(now: Visit, selection: Selection, one: int | None, note: str) -> tuple[str, str] | None:
+    if one is None:
+        return None
+    told = now.history.of(one)
+    pictures, missing = pictures_of(selection, told)
+    text = report_page(told.recipe, told.report, pictures, when=told.when, note=note, missing=missing)
+    return f"{told.report.out.name}.html", text
 
 
 def _compared(now: Visit, one: int, other: int, stop: threading.Event) -> Iterator[tuple[str, Any]]:

@@ -59,93 +59,97 @@ def filling(
         yield words, *draw_view(known, experts, now, closed), places
 
 
-def wire(page: Page, looks: dict[str, Look]) -> Any:
-    """The event after which the chosen models are known and drawn in step 2.
+class Reading:
+    """Reads and compares the models that each visitor chose; `looks` tells which view is open meanwhile."""
 
-    `looks` tells of visitors whose models are being read which view is open.
-    """
-    see, models = page.see, page.models
-    still = (gr.skip(),) * (len(see.plots) + 1)  # what is drawn, as it is
-    apart = (gr.skip(),) * 2  # what is told of the tensor that was clicked, as it is
-    readings: Counter[str] = Counter()  # how often each visitor chose models
+    def __init__(self, page: Page, looks: dict[str, Look]) -> None:
+        self.page, self.looks = page, looks
+        self.count: Counter[str] = Counter()  # how often each visitor chose models
+        self.still = (gr.skip(),) * (len(page.see.plots) + 1)  # what is drawn, as it is
 
-    def on_leave(request: gr.Request) -> None:
+    def on_leave(self, request: gr.Request) -> None:
         visitor = request.session_hash or ""
-        readings.pop(visitor, None)
-        looks.pop(visitor, None)
+        self.count.pop(visitor, None)
+        self.looks.pop(visitor, None)
         forget_left(visitor)
 
-    def on_choose(request: gr.Request, base: str | None, experts: list[str] | None) -> Iterator[tuple[Any, Any]]:
+    def on_choose(self, request: gr.Request, base: str | None, experts: list[str] | None) -> Iterator[tuple[Any, Any]]:
         announce(request.session_hash or "", "compare")  # it begins as soon as their headers are read
-        yield from choose(base, experts, {Path(str(path)).name: str(path) for _, path in models.base.choices})
+        known = {Path(str(path)).name: str(path) for _, path in self.page.models.base.choices}
+        yield from choose(base, experts, known)
 
-    def on_models(request: gr.Request, selection: Selection, *given: Any) -> Iterator[tuple[Any, ...]]:
+    def on_models(self, request: gr.Request, selection: Selection, *given: Any) -> Iterator[tuple[Any, ...]]:
         """Read the weights, and fill the open view meanwhile; all else is drawn of them when they are read."""
         visitor = request.session_hash or ""
-        looks[visitor] = Look(*given)
-        readings[visitor] += 1
-        mine, problem = readings[visitor], ""
-        if not selection.ready:
-            dismiss(visitor, "compare")
-            yield "", *still, *buttons(False, False)
+        self.looks[visitor] = Look(*given)
+        self.count[visitor] += 1
+        if selection.ready and not selection.far:
+            yield from self._read(visitor, selection)
             return
+        dismiss(visitor, "compare")
+        words, shown = "", self.still
         if selection.far:
-            dismiss(visitor, "compare")
-            yield notice(FAR, "info"), *instead(AWAY, looks[visitor].view), gr.skip(), *buttons(False, False)
-            return
+            words, shown = notice(FAR, "info"), (*instead(AWAY, self.looks[visitor].view), gr.skip())
+        yield words, *shown, *buttons(False, False)
+
+    def _read(self, visitor: str, selection: Selection) -> Iterator[tuple[Any, ...]]:
+        mine, problem = self.count[visitor], ""
         try:
             steps = make_comparison(selection, visitor)
-            for words, *drawn in filling(steps, selection.names, lambda: looks.get(visitor, Look())):
-                if readings[visitor] != mine:  # what others show is not to be drawn over
+            for words, *drawn in filling(steps, selection.names, lambda: self.looks.get(visitor, Look())):
+                if self.count[visitor] != mine:  # what others show is not to be drawn over
                     break
                 yield notice(words, "info"), *drawn, *buttons(True, False)
         except MergeStopped:
             problem = notice(INCOMPLETE if left_comparison(selection, visitor) else STOPPED, "info")
         except (MergeError, OSError) as error:
             problem = notice(worded(error))
-        if readings[visitor] == mine:  # no others were chosen meanwhile
-            yield problem or describe(selection), *still, *buttons(False, bool(problem))
+        if self.count[visitor] == mine:  # no others were chosen meanwhile
+            yield problem or describe(selection), *self.still, *buttons(False, bool(problem))
 
-    def on_draw(request: gr.Request, selection: Selection, tensor: str, *given: Any) -> tuple[Any, ...]:
+    def on_draw(self, request: gr.Request, selection: Selection, tensor: str, *given: Any) -> tuple[Any, ...]:
         """Everything that is in sight; nothing of the last models stays where these could not be read."""
         visitor, look = request.session_hash or "", Look(*given)
+        apart = (gr.skip(),) * 2  # what is told of the tensor that was clicked, as it is
         known = known_comparison(selection)
         left = known or left_comparison(selection, visitor)
         if selection.far:
             return *instead(AWAY, look.view), gr.skip(), *apart
         if selection.ready and not left and not unread(selection, visitor):
-            return *still, *apart  # they are still being read
+            return *self.still, *apart  # they are still being read
         near = show_tensor(selection, tensor) if known and tensor else apart  # it was clicked before all was known
         return *draw_view(left, selection.names, look), places_of(left, look.where), *near
 
-    look = [see.view, *see.choices]
-    page.demo.unload(on_leave)
+
+def wire(page: Page, looks: dict[str, Look]) -> Any:
+    """The event after which the chosen models are known and drawn in step 2.
+
+    `looks` tells of visitors whose models are being read which view is open.
+    """
+    see, models, reading = page.see, page.models, Reading(page, looks)
+    look, filled = [see.view, *see.choices], [*see.plots, see.where]
+    page.demo.unload(reading.on_leave)
     see.stop.click(stopper("compare"), None, None, queue=False, **PRIVATE)
+    choosing = [models.base.change, models.experts.change, models.hub.fetched.change, see.read.click]
     chosen = gr.on(
-        [
-            page.demo.load,
-            models.base.change,
-            models.experts.change,
-            models.hub.fetched.change,
-            see.read.click,
-        ],
-        on_choose,
-        [page.models.base, page.models.experts],
-        [page.models.table, page.models.selection],
+        [page.demo.load, *choosing],
+        reading.on_choose,
+        [models.base, models.experts],
+        [models.table, models.selection],
         **QUIET,
     )
     # Not `always_last`: choosing other models stops the reading of those that were chosen before.
     read = chosen.then(
-        on_models,
-        [page.models.selection, *look],
-        [see.note, *see.plots, see.where, see.stop, see.read],
+        reading.on_models,
+        [models.selection, *look],
+        [see.note, *filled, see.stop, see.read],
         **{**QUIET, "trigger_mode": "multiple"},
         concurrency_limit=4,
     )
     return read.then(
-        on_draw,
-        [page.models.selection, see.tensor, *look],
-        [*see.plots, see.where, see.detail, see.histogram],
+        reading.on_draw,
+        [models.selection, see.tensor, *look],
+        [*filled, see.detail, see.histogram],
         **PRIVATE,
         show_progress="hidden",
     )
