@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
@@ -12,7 +11,7 @@ from plotly.colors import get_colorscale
 from plotly.subplots import make_subplots
 
 from merging.places import Place, module_order, place
-from ui.figures.looks import SCALE, SIGNED, colour, plain
+from ui.figures.looks import SCALE, SIGNED, plain
 from ui.figures.sketch import Sketch
 from ui.figures.stacked import NARROW, stacked
 
@@ -241,12 +240,20 @@ def tensor_map(
 
 
 def scaled(tables: list[list[list[float]]], steps: tuple[float, ...], signed: bool = False) -> dict[str, Any]:
-    """The colours for all numbers of some tables; they end at one of `steps`, so that they do not jump about."""
+    """The colours for all numbers of some tables; they end at one of `steps`, so that they do not jump about.
+
+    They begin at 0, or where the numbers differ, and are all well above it, at a quarter of the end, a half or more.
+    """
     values = [value for table in tables for row in table for value in row if math.isfinite(value)]
     low, high = min(values, default=0.0), max(values, default=1.0)
     signed, far = signed or low < 0, max(high, -low)
     reach = next((step for step in steps if step >= far), far)
-    return {"colorscale": get_colorscale(SIGNED if signed else SCALE), "cmin": -reach if signed else 0, "cmax": reach}
+    start = math.floor(4 * low / reach) * reach / 4 if high - low > reach / 50 else 0.0
+    return {
+        "colorscale": get_colorscale(SIGNED if signed else SCALE),
+        "cmin": -reach if signed else start,
+        "cmax": reach,
+    }
 
 
 def _holes(cells: list[list[Told]]) -> list[dict[str, Any]]:
@@ -280,24 +287,3 @@ def tensor_ticks(rows: list[Row], height: int) -> tuple[list[str], list[str]]:
         every = math.ceil(len(layers) * 13 / height)
         shown = [(str(i), row) for i, row in layers[::every]]
     return [tick for tick, _ in shown], [plain(text) for _, text in shown]
-
-
-def histogram_figure(edges: list[float], counts: dict[str, list[float]], counted: str = "entries") -> go.Figure:
-    """How the entries of one tensor's task vectors are spread, a line per expert, on a logarithmic scale."""
-    middles = [(low + high) / 2 for low, high in pairwise(edges)]
-    figure = go.Figure()
-    for index, (expert, count) in enumerate(counts.items()):
-        figure.add_scatter(
-            x=middles, y=[value or None for value in count], name=plain(expert), mode="lines",
-            line={"color": colour(index), "width": 2, "shape": "hvh"}, hovertemplate="%{y:,} entries near %{x:.3g}",
-        )  # fmt: skip
-    figure.update_layout(
-        height=242,
-        margin={"l": 48, "r": 8, "t": 30, "b": 40},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "xanchor": "left"},
-        hovermode="x",
-        dragmode=False,
-    )
-    figure.update_xaxes(title="entry of the task vector", gridcolor="rgba(128,128,128,.2)", zeroline=False)
-    figure.update_yaxes(type="log", title=counted, gridcolor="rgba(128,128,128,.2)", dtick=1)
-    return figure

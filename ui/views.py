@@ -20,11 +20,12 @@ from merging.statistics.magnitudes import DENSITIES
 from ui.comparing import known_comparison
 from ui.errors import notice
 from ui.figures.curves import curves_figure, energy_figure
+from ui.figures.histogram import histogram_figure
 from ui.figures.matrices import conflicts_figure, cosines_figure
 from ui.measures import ABSOLUTE, KURTOSIS, MEAN, MEASURES, RELATIVE, TOP, UNMOVED, Measure, awaited, grouped, pairs_of
 from ui.models_panel import Selection
 from ui.plot_view import Words
-from ui.plots import histogram_figure, norms_figure
+from ui.plots import norms_figure
 from ui.see_panel import COSINE, DRAWN, HEADS, KEPT, UNSORTED, WHOLE, WHOLE_MODEL
 
 # What is told of a tensor from near, and how it is written.

@@ -17,11 +17,12 @@ from merging.trace import Told
 from merging.tracing import Pick, Trace
 from ui.figures.compared import Side, compared_figure
 from ui.figures.curves import curves_figure
+from ui.figures.histogram import histogram_figure
 from ui.figures.looks import COLOURS, colour
 from ui.figures.matrices import conflicts_figure, cosines_figure
 from ui.figures.tensor import scatter_figure, spectra_figure, steps_figure
 from ui.plot_view import PlotView
-from ui.plots import coefficients_figure, histogram_figure, norms_figure
+from ui.plots import coefficients_figure, norms_figure
 
 HOSTILE = ('<img src=x onerror="alert(1)">', "a&b")
 NAN = math.nan

@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from ui.plots import TALLEST, coefficients_figure, grid, histogram_figure, norms_figure
+from ui.figures.histogram import histogram_figure
+from ui.plots import TALLEST, coefficients_figure, grid, norms_figure
 
 
 def llama(layers: int) -> tuple[str, ...]:
@@ -96,6 +97,20 @@ def test_the_scale_does_not_follow_every_small_move() -> None:
     ends = {coefficients_figure(("a",), ("e",), [[x]], "c").layout.coloraxis.cmax for x in (0.26, 0.3, 0.4, 0.5)}
 
     assert ends == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("table", "start"),
+    [([[0.26], [0.44]], 0.25), ([[0.1], [0.44]], 0.0), ([[0.26], [math.nan], [0.44]], 0.25), ([[0.44], [0.44]], 0.0)],
+)
+def test_coefficients_that_differ_and_are_far_from_zero_use_the_whole_scale(
+    table: list[list[float]], start: float
+) -> None:
+    names = tuple("abc"[: len(table)])
+
+    scale = coefficients_figure(names, ("e",), table, "c").layout.coloraxis
+
+    assert (scale.cmin, scale.cmax) == (start, 0.5)
 
 
 @pytest.mark.parametrize("layers", [0, 1, 6, 80, 400])
