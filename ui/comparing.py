@@ -87,6 +87,8 @@ def make_comparison(selection: Selection, visitor: str) -> Iterator[tuple[str, C
                 last = part
             reading.job.result()
         except MergeStopped:
+            if known_comparison(selection):
+                return
             if last:
                 _left[visitor] = selection.key, last
             raise
@@ -113,7 +115,8 @@ def _read(selection: Selection, tell: Callable[[tuple[float, Comparison | None]]
         base = open_base(selection.base)
         experts = [open_expert(path, base) for path in selection.fitting]
         found = compare(base, experts, on_step, stop, on_part=newest.append, cached=True)
-        _known.put(selection.key, {"model": Predictor(found)})
+        if not stop.is_set():  # what was stopped does not turn up a moment later
+            _known.put(selection.key, {"model": Predictor(found)})
     finally:
         with _lock:
             if selection.key in _readings and _readings[selection.key].stop is stop:

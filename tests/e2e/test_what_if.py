@@ -49,7 +49,7 @@ def test_the_forecast_follows_the_sliders_and_two_settings_are_compared(visit: P
 
     open_tab(visit, "#forecast", "Compare")
     visit.locator("#hold").click()
-    expect(visit.locator("#holding")).to_contain_text("Held: FroM, exponent 2, λ 1. Now")
+    expect(visit.locator("#holding")).to_contain_text("Held: FroM, exponent 2, λ 1. What you change")
     set_number(visit, "from-k", "1")
     drawn(visit, "#difference")
     visit.wait_for_function("""([tensor, wanted]) => {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -267,10 +268,25 @@ def test_a_reading_that_is_stopped_says_how_to_go_on(unread: Screen, before: Any
     assert not read(unread)
 
     before(lambda: None)
+    unread.fire("experts", "change")  # of the same models: the field tells of it once more
+    assert not read(unread)
+    assert STOPPED in unread["see-note"]
+    assert unread.sees("see-read")
     unread.fire("see-read")
 
     assert read(unread)
     assert not unread.sees("see-read")
+
+
+def test_models_that_are_chosen_after_a_stop_are_read(unread: Screen, before: Any) -> None:
+    before(lambda: unread.fire("see-stop"))
+    unread.fire("experts", "change")
+    before(lambda: None)
+    unread["experts"] = unread["experts"][:1]
+
+    unread.fire("experts", "change")
+
+    assert read(unread)
 
 
 def test_a_reading_that_is_stopped_halfway_leaves_what_was_read_in_every_view(
@@ -416,6 +432,34 @@ def test_what_all_have_stopped_is_read_no_further_and_can_be_read_anew(chosen: S
 
     assert weights.begun == 2
     assert known_comparison(chosen)
+
+
+def test_what_was_stopped_just_before_its_end_is_not_known_later(
+    chosen: Selection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    def late(base: Any, experts: Any, on_step: Any, stop: Any, **named: Any) -> Comparison:
+        on_step(1, 4)
+        begun.set()
+        while not stop.is_set():
+            time.sleep(0.01)
+        found = compare(base, experts, on_step, **named)
+        ended.set()
+        return found
+
+    monkeypatch.setattr(comparing, "compare", late)
+    reading = make_comparison(chosen, "one")
+    next(reading)
+    stop("one", "compare")
+    with pytest.raises(MergeStopped):
+        list(reading)
+    assert ended.wait(10)
+    for thread in threading.enumerate():
+        if "_run" in thread.name:  # the reading's own
+            thread.join(10)
+
+    assert not known_comparison(chosen)
 
 
 def test_what_is_wrong_with_the_models_is_told_to_all(chosen: Selection, weights: Weights) -> None:

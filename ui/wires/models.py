@@ -14,13 +14,12 @@ from merging.errors import MergeError, MergeStopped
 from ui.comparing import FAR, forget_left, known_comparison, left_comparison, make_comparison, unread
 from ui.errors import notice, worded
 from ui.events import PRIVATE, QUIET
-from ui.jobs import announce, dismiss
+from ui.jobs import announce, dismiss, stop
 from ui.models_panel import Selection, choose
 from ui.page import Page
 from ui.plot_view import AWAY, READING, Words
 from ui.see_panel import DRAWN
 from ui.views import Look, describe, draw_view, places_of, show_tensor
-from ui.wires.ends import stopper
 
 STOPPED = "Stopped. Press “Read them” to read these models after all, or choose others."
 INCOMPLETE = "Stopped: what is drawn is incomplete. Press “Read them” to read these models to their end."
@@ -65,13 +64,25 @@ class Reading:
     def __init__(self, page: Page, looks: dict[str, Look]) -> None:
         self.page, self.looks = page, looks
         self.count: Counter[str] = Counter()  # how often each visitor chose models
+        self.chosen = dict[str, Any]()  # the models that each visitor chose last, by what is read of them
+        self.stopped = dict[str, Any]()  # those of which each visitor stopped the reading
         self.still = (gr.skip(),) * (len(page.see.plots) + 1)  # what is drawn, as it is
 
     def on_leave(self, request: gr.Request) -> None:
         visitor = request.session_hash or ""
-        self.count.pop(visitor, None)
-        self.looks.pop(visitor, None)
+        for kept in (self.count, self.chosen, self.stopped, self.looks):
+            kept.pop(visitor, None)
         forget_left(visitor)
+
+    def on_stop(self, request: gr.Request) -> None:
+        """Stop, also for what the fields tell once more of the same models: they tell of a change more than once."""
+        visitor = request.session_hash or ""
+        self.stopped[visitor] = self.chosen.get(visitor)
+        stop(visitor, "compare")
+
+    def on_again(self, request: gr.Request) -> object:
+        self.stopped.pop(request.session_hash or "", None)
+        return object()
 
     def on_choose(self, request: gr.Request, base: str | None, experts: list[str] | None) -> Iterator[tuple[Any, Any]]:
         announce(request.session_hash or "", "compare")  # it begins as soon as their headers are read
@@ -83,10 +94,15 @@ class Reading:
         visitor = request.session_hash or ""
         self.looks[visitor] = Look(*given)
         self.count[visitor] += 1
-        if selection.ready and not selection.far:
+        self.chosen[visitor] = selection.key
+        if selection.here and self.stopped.get(visitor) != selection.key:
+            self.stopped.pop(visitor, None)
             yield from self._read(visitor, selection)
             return
         dismiss(visitor, "compare")
+        if selection.here:
+            yield self._incomplete(visitor, selection), *self.still, *buttons(False, True)
+            return
         words, shown = "", self.still
         if selection.far:
             words, shown = notice(FAR, "info"), (*instead(AWAY, self.looks[visitor].view), gr.skip())
@@ -101,11 +117,15 @@ class Reading:
                     break
                 yield notice(words, "info"), *drawn, *buttons(True, False)
         except MergeStopped:
-            problem = notice(INCOMPLETE if left_comparison(selection, visitor) else STOPPED, "info")
+            problem = self._incomplete(visitor, selection)
         except (MergeError, OSError) as error:
             problem = notice(worded(error))
         if self.count[visitor] == mine:  # no others were chosen meanwhile
             yield problem or describe(selection), *self.still, *buttons(False, bool(problem))
+
+    @staticmethod
+    def _incomplete(visitor: str, selection: Selection) -> str:
+        return notice(INCOMPLETE if left_comparison(selection, visitor) else STOPPED, "info")
 
     def on_draw(self, request: gr.Request, selection: Selection, tensor: str, *given: Any) -> tuple[Any, ...]:
         """Everything that is in sight; nothing of the last models stays where these could not be read."""
@@ -129,8 +149,10 @@ def wire(page: Page, looks: dict[str, Look]) -> Any:
     see, models, reading = page.see, page.models, Reading(page, looks)
     look, filled = [see.view, *see.choices], [*see.plots, see.where]
     page.demo.unload(reading.on_leave)
-    see.stop.click(stopper("compare"), None, None, queue=False, **PRIVATE)
-    choosing = [models.base.change, models.experts.change, models.hub.fetched.change, see.read.click]
+    see.stop.click(reading.on_stop, None, None, queue=False, **PRIVATE)
+    again = gr.State(None)
+    see.read.click(reading.on_again, None, again, **QUIET)
+    choosing = [models.base.change, models.experts.change, models.hub.fetched.change, again.change]
     chosen = gr.on(
         [page.demo.load, *choosing],
         reading.on_choose,
