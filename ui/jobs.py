@@ -134,10 +134,10 @@ class Joint:
                     self.news.wait(self.job.every)
                 told, fresh, seen = self.told, self.count > seen, self.count
                 ended = self.over and not fresh
-            if ended:
-                return
             if stop.is_set():
                 raise MergeStopped("Stopped.")
+            if ended:
+                return
             if fresh:
                 yield told
                 self.job.thread.join(self.job.every)

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.e2e
 # Stop is pressed in the frame in which something is drawn of the last expert: the reading takes a few seconds only.
 STOPPED_HALFWAY = r"""() => {
   const traces = document.querySelector('#norms .pv-box').data || [];
-  const stop = document.querySelector('#see-stop'), partly = stop && traces.some((trace) => trace.name === 'four' && trace.z.flat().some((cell) => cell > 0))
+  const stop = document.querySelector('#see-stop');
+  const partly = stop && traces.some((trace) => trace.name === 'four' && trace.z.flat().some((cell) => cell > 0))
     && /Reading the weights: [1-8]?\d%/.test(document.querySelector('#see-note').innerText);
   if (partly) stop.click();
   return partly;
