@@ -70,10 +70,9 @@ def check(
         return Preflight(tuple(dict.fromkeys(problems)), recipe.warnings)
     if settings and not problems:
         problems += [*objections(work, settings), *unaveraged(work, settings)]
-    far = fetching(work, settings) if not problems else None
+    far = tried([], fetching, work, settings) if settings else None
     aside = set_aside(memory or MEMORY) if stream and far else 0
-    if aside and far and far.hurdle:
-        problems.append(far.hurdle)
+    problems += [far.hurdle] if aside and far and far.hurdle else []
     if settings:
         room = (memory or MEMORY) - aside
         each = memory_of(work, settings.method.entrywise, largest_unit(work, settings))

@@ -19,6 +19,7 @@ from merging.cli import main
 from merging.engine import Step
 from merging.hub import ahead, ranges
 from merging.hub.models import fetched, pinned
+from merging.hub.moved import moved
 from merging.hub.names import HubName
 from merging.method import find_method
 from merging.preflight import check
@@ -248,7 +249,8 @@ def test_memory_stays_within_what_was_allowed(tmp_path: Path, monkeypatch: pytes
         recipe = pinned(recipe_of("task_arithmetic"))
         found = check(recipe, memory=60_000_000, workers=1, stream=True)
 
-        report = merge(recipe, tmp_path / "out", stream=True, memory="60MB", workers=1)
+        for out in ("before", "out"):  # what is compiled and imported at first is none of it
+            report = merge(recipe, tmp_path / out, stream=True, memory="60MB", workers=1)
 
     assert found.memory == report.planned < 360_000_000
     assert report.fetched == 72 << 20
@@ -270,6 +272,7 @@ def test_the_command_line_streams(
     assert "Merged owner/one and owner/two into owner/base by FroM." in told
     assert "Fetched 1.46 kB from the Hub, and kept none of it." in told
     assert not [*(tmp_path / "cache").rglob("*.safetensors")]
+    assert moved(Path("out")) == {}  # it can be published without a picture
     assert f"base_model: owner/base@{hub.commit('owner/base')}" in Path("out/mergescope.yaml").read_text()
 
     Path("recipe.yaml").write_text(recipe_of("pcb").to_yaml(tmp_path))
