@@ -15,6 +15,7 @@ import torch
 
 from merging import MergeError, MergeStopped, Recipe, merge
 from merging.caches import previews
+from merging.checkpoint import open_checkpoint
 from merging.cli import main
 from merging.engine import Step
 from merging.hub import ahead, ranges
@@ -22,7 +23,10 @@ from merging.hub.models import fetched, pinned
 from merging.hub.moved import moved
 from merging.hub.names import HubName
 from merging.method import find_method
+from merging.passes import readings
+from merging.plan import plan
 from merging.preflight import check
+from merging.whole import whole_tensors
 from tests.conftest import random_tensors, write_model
 from tests.hub import TOKEN, Hub, asking, standing_in
 
@@ -240,6 +244,29 @@ def test_a_merge_that_was_stopped_leaves_nothing_and_goes_on(
     assert (tmp_path / "out/model.safetensors").read_bytes() == (tmp_path / "here/model.safetensors").read_bytes()
 
 
+def test_stop_is_heard_while_the_hub_wants_to_be_left_alone(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ranges, "FIRST", 3600.0)
+    recipe, stop = pinned(recipe_of("linear")), threading.Event()
+    hub.busy = [429] * 100
+    threading.Timer(0.3, stop.set).start()
+
+    with pytest.raises(MergeStopped):
+        merge(recipe, tmp_path / "out", stream=True, stop=stop)
+
+    assert not [path for path in tmp_path.iterdir() if "out" in path.name]
+
+
+def test_what_is_not_finite_is_named_as_in_any_merge(hub: Hub, tmp_path: Path) -> None:
+    write_model(
+        hub.folder / "owner/two", {**random_tensors(2), "model.norm.weight": torch.tensor([1, torch.nan, 1, 1])}
+    )
+
+    with pytest.raises(MergeError, match=r"`model\.norm\.weight` of two holds NaN or infinity\."):
+        streamed(recipe_of("linear"), tmp_path / "out")
+
+
 def test_memory_stays_within_what_was_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MERGESCOPE_CACHE", str(tmp_path / "known"))
     for number, name in enumerate(["base", "one", "two"]):
@@ -304,3 +331,17 @@ def test_what_is_read_otherwise_than_was_expected_is_read_all_the_same() -> None
         assert reader.held == 0
     finally:
         reader.close()
+
+
+def test_what_ranks_large_tensors_reads_them_more_often(tmp_path: Path) -> None:
+    for number, name in enumerate(["base", "one", "two"]):
+        noise = torch.randn(550, 500, generator=torch.Generator().manual_seed(number))
+        write_model(tmp_path / name, {"w": noise.bfloat16(), "v": noise[0]})
+    base, *experts = (open_checkpoint(tmp_path / name) for name in ("base", "one", "two"))
+    often = dict[str, int]()
+    for method in METHODS:
+        recipe = like(Recipe(method, tmp_path / "base", (tmp_path / "one", tmp_path / "two")), method)
+        work, settings = plan(base, experts[: len(recipe.experts)]), recipe.settings()
+        often[method] = readings(work, settings, whole_tensors(work, settings))["w"]
+
+    assert often == {**METHODS, "breadcrumbs": 3}
