@@ -14,6 +14,7 @@ from typing import Any
 from merging.adapter_engine import merge_changes
 from merging.companions import carry_over
 from merging.crew import Crew
+from merging.distant import UNHASHED, set_aside, streaming
 from merging.document import RECIPE
 from merging.errors import MergeError
 from merging.header import STORED_AS, Entry
@@ -51,6 +52,7 @@ def merge(
     shard_size: int | str = SHARD,
     fsync: bool = True,
     hash_inputs: bool = False,
+    stream: bool = False,
 ) -> Report:
     """Run the recipe, or what `load_recipe` reads as one, and write a model folder, or an adapter's; blocking.
 
@@ -58,12 +60,13 @@ def merge(
     next merge of the same recipe to the same place goes on from the tensors that were finished. Raises MergeError with
     every problem there is before any tensor is merged. `memory` is what it may work in, in bytes or as "1GB", beside
     the program itself. On a `device` other than cpu, which is cuda or mps, nothing is used but the torch definitions.
+    With `stream`, models that `hub.models.pinned` found on the Hub are read there, and no weight of them is kept.
     `on_step` may be called by any thread, one at a time.
     """
     clock = Clock()
     recipe = load_recipe(recipe) if isinstance(recipe, str | Path) else recipe
     room = in_bytes(MEMORY if memory is None else memory)
-    found = check(recipe, out, room, workers, device)
+    found = check(recipe, out, room, workers, device, stream=stream)
     if found.problems or found.plan is None:
         raise MergeError("\n".join(found.problems))
     known: dict[str, Any] = {"stop": stop, "fsync": fsync}
@@ -71,7 +74,10 @@ def merge(
     if found.changes:
         return merge_changes(recipe, found, target(out, 0), clock, on_step, listen, room, workers, **known)
     place, work, settings = target(out, 0), found.plan, recipe.settings()
-    hands, whole, left = team_of(work, settings, room, workers)
+    aside = set_aside(room) if stream and found.fetching else 0
+    if aside and hash_inputs:
+        raise MergeError(UNHASHED)
+    hands, whole, left = team_of(work, settings, room - aside, workers)
     story = provenance(recipe, work.base, work.experts, place, listen, work.collected)
     limit = in_bytes(shard_size)
     entries = [stored_as(entry, recipe.out_dtype) for entry in work.written]
@@ -80,20 +86,21 @@ def merge(
         raise MergeError(words)
     mark = partial(mark_of, dict(story), work, limit, device)
     with metered() as taken, making(place, story, mark, entries, clock, limit=limit, hands=hands, **known) as at:
-        run = Run(work, settings, at.crew, device, at.output, at.place, whole, left, on_step)
-        with closing(run.stream.files):
-            try:
-                run.all(clock)
-            except NotFiniteError as error:
-                at.place.spoiled = True
-                raise run.blame(error.name) from None
+        with streaming(work, aside, hands) as read:
+            run = Run(read, settings, at.crew, device, at.output, at.place, whole, left, on_step)
+            with closing(run.stream.files):
+                try:
+                    run.all(clock)
+                except NotFiniteError as error:
+                    at.place.spoiled = True
+                    raise run.blame(error.name) from None
         carry_over(work, at.place.folder, recipe.out_dtype, recipe.chat_template)
         (at.place.folder / RECIPE).write_text(recipe.to_yaml(place), encoding="utf-8")
         warnings = (*found.warnings, *run.warnings())
         story |= {"fates": work.fates, "warnings": warnings}
         sums = at.checksums
         run.progress.finish()
-    size, cost = sum(entry.bytes for entry in entries), (found.memory, taken)
+    size, cost = sum(entry.bytes for entry in entries), (found.memory, taken, run.fetched)
     return Report(place, size, clock.total, work.fates, clock.laps, warnings, sums, {}, run.kept, *cost)
 
 

@@ -112,8 +112,9 @@ class Files:
 
 def stored(model: Checkpoint, name: str, itemsize: int) -> bool:
     """Whether the bytes of a model's tensor are what is wanted, and can be read at any place by any thread."""
-    plain = name not in model.made and (model.entries[name].dtype, itemsize) in (("BF16", 2), ("F32", 4))
-    return plain and hasattr(os, "preadv")
+    entry = model.entries[name]
+    plain = name not in model.made and (entry.dtype, itemsize) in (("BF16", 2), ("F32", 4))
+    return plain and entry.here and hasattr(os, "preadv")
 
 
 def _lifted(values: Any) -> Bits:

@@ -12,6 +12,7 @@ from merging.errors import MergeError
 
 if TYPE_CHECKING:
     from merging.changes import Changes
+    from merging.distant import Fetching
     from merging.plan import Plan
     from merging.recipe import Recipe
 
@@ -42,6 +43,7 @@ class Preflight:
     changes: Changes | None = None  # where the result is an adapter: what the adapters change
     ranks: dict[str, int] = field(default_factory=dict)  # that it has then in each matrix
     kept: int = 0  # tensors that are finished of a merge to the same place that was broken off
+    fetching: Fetching | None = None  # what it reads of models that only the Hub has
 
     @cached_property
     def seconds(self) -> float:

@@ -64,6 +64,11 @@ class Entry:
     def floating(self) -> bool:
         return self.dtype in FLOATS
 
+    @property
+    def here(self) -> bool:
+        """Whether its bytes are in that file on this machine."""
+        return True
+
     def read(self, start: int, stop: int) -> Tensor:
         """Entries `start` to `stop` of what is stored, as a flat tensor of its own."""
         size = SIZES[self.dtype]
@@ -107,7 +112,7 @@ def metadata(file: Path) -> dict[str, str]:
 def header_bytes(file: Path) -> tuple[bytes, int]:
     """The header of a safetensors file as it is stored, and the size of the file."""
     try:
-        size = _size_on_the_hub(file) or file.stat().st_size
+        size = size_on_the_hub(file) or file.stat().st_size
         with file.open("rb") as stream:
             start = stream.read(8)
             length = int.from_bytes(start, "little")
@@ -119,7 +124,7 @@ def header_bytes(file: Path) -> tuple[bytes, int]:
         raise MergeError(f"{file} could not be read ({error.strerror}). Check the file.") from error
 
 
-def _size_on_the_hub(file: Path) -> int:
+def size_on_the_hub(file: Path) -> int:
     """The size of the file that a preview's stands for; 0 for every other file."""
     told = file.parent / PREVIEW
     if file.parent.parent.parent != previews() or not told.is_file():

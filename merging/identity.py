@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from merging.errors import MergeError
 from merging.header import header_bytes
+from merging.hub.cached import commit_of
 
 if TYPE_CHECKING:
     from merging.checkpoint import Checkpoint
@@ -20,7 +21,7 @@ SNAPSHOT = re.compile(r"models--(?P<repo>.+)/snapshots/(?P<commit>[0-9a-f]{40})$
 
 
 def identity(model: Checkpoint) -> dict[str, Any]:
-    """The files of a model, with size and a hash of the header; and the Hub's name and commit, for a download of it.
+    """The files of a model, with size and a hash of the header; and the Hub's name and commit, for what is from there.
 
     A header says names, shapes and places of all tensors. A pickle has both its ends instead, a config all of it.
     """
@@ -31,6 +32,8 @@ def identity(model: Checkpoint) -> dict[str, Any]:
     found: dict[str, Any] = {"name": model.name, "files": {file.name: _of(file) for file in sorted(own)}}
     if hub := SNAPSHOT.search(model.folder.absolute().as_posix()):
         found |= {"repo": hub["repo"].replace("--", "/"), "commit": hub["commit"]}
+    elif name := commit_of(model.folder):
+        found |= {"repo": name.repo, "commit": name.revision}
     return found
 
 
@@ -53,7 +56,8 @@ def _of(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise MergeError(f"{file} could not be read ({error.strerror}). Check the file.") from error
     if file.suffix == ".safetensors":
-        return {"size": size, "header": hashlib.sha256(header_bytes(file)[0]).hexdigest()}
+        header, size = header_bytes(file)
+        return {"size": size, "header": hashlib.sha256(header).hexdigest()}
     return {"size": size, "header": full_hash(file) if size <= 2 * EDGE else _ends(file, size)}
 
 

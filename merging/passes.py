@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from merging.collected import Collected, of_tensor
@@ -47,6 +47,27 @@ def passes(method: Method, values: dict[str, Any], few: bool) -> int:
     return _tried(method, values, few)[0]
 
 
+def readings(work: Plan, settings: Settings, whole: Collection[str]) -> dict[str, int]:
+    """How often each tensor is read in all where no sample is taken, which would be many small readings.
+
+    Ranks are then found in two passes. `whole` are the tensors that are merged with all their entries.
+    """
+    sizes = {name: work.base.entries[name].size for name in work.merged}
+    first = next(iter(sizes))
+    values = values_of(work, settings, first, depths(sizes)[first])
+    if not tensorwise(settings):
+        seldom = all(name in whole for name in sizes)
+        surveyed = 0 if seldom else _without_sample(settings.method, values, sum(sizes.values()) <= FEW)
+        return dict.fromkeys(sizes, 1 + surveyed)
+    few, many = (_without_sample(settings.method, values, each) for each in (True, False))
+    return {name: 1 if name in whole else 1 + (few if size <= FEW else many) for name, size in sizes.items()}
+
+
+def _without_sample(method: Method, values: dict[str, Any], few: bool) -> int:
+    count, _, sampled = _tried(method, values, few)
+    return count + sampled
+
+
 def outcome_of(work: Plan, settings: Settings, name: str, depth: float) -> Outcome:
     """What the method makes of a tiny tensor in the place of this one: of the same kind, with other numbers."""
     known, like = of_tensor(work, name), work.base.entries[name]
@@ -55,9 +76,9 @@ def outcome_of(work: Plan, settings: Settings, name: str, depth: float) -> Outco
 
 def _tried(
     method: Method, values: dict[str, Any], few: bool, like: Entry | None = None, known: Collected | None = None
-) -> tuple[int, Outcome]:
-    """How often the survey goes over a tensor, and what comes out for two numbers in its place."""
-    count, experts = 0, len(values["weight"])
+) -> tuple[int, Outcome, bool]:
+    """How often the survey goes over a tensor, what comes out for two numbers in its place, and whether it samples."""
+    count, sampled, experts = 0, False, len(values["weight"])
     numbers = torch.arange(2.0 * experts).reshape(experts, 2)
     group = Group(like.name if like else "", torch.zeros(2), numbers).weighed(values["weight"])
     group.axes, group.based, group.collected = like.shape if like else (2,), method.takes_base, known
@@ -68,10 +89,15 @@ def _tried(
         count += 1
         return piece.tiles()
 
+    def sample(*_: Any) -> list[Any]:
+        nonlocal sampled
+        sampled = True
+        return []
+
     groups = Groups([group], read, [group.size] * experts)
-    groups.few = few
+    groups.few, groups.sample = few, sample  # type: ignore[assignment,method-assign]
     outcome = method.outcome(group, method.look(groups, values), values)
-    return count, outcome
+    return count, outcome, sampled
 
 
 def all_passes(work: Plan, settings: Settings) -> dict[str, int]:

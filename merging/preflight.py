@@ -14,6 +14,7 @@ from merging.checkpoint import Checkpoint, open_checkpoint, told_apart
 from merging.collected import FISHER, INPUTS, lacking, open_collected
 from merging.companions import bytes_beside, extended
 from merging.devices import unequipped
+from merging.distant import WHOLLY, fetching, is_far, set_aside
 from merging.errors import MergeError
 from merging.factored import unaveraged
 from merging.findings import BY_ROWS, PROGRAM, QUICK, SLOW, inside, repeated, tried, untimed
@@ -41,10 +42,17 @@ def check(
     memory: int | None = None,
     workers: int | None = None,
     device: str = "cpu",
+    *,
+    stream: bool = False,
 ) -> Preflight:
-    """Look at the recipe, the models' headers, the folder and the disk; what is wrong is told, and never raised."""
+    """Look at the recipe, the models' headers, the folder and the disk; what is wrong is told, and never raised.
+
+    With `stream`, models that only the Hub has are read there, and what is against that is a problem.
+    """
     problems = [*recipe.problems(), *unequipped(workers, device)]
     if recipe.makes == "adapter":
+        if stream and any(path and is_far(path) for path in (recipe.base, *recipe.experts)):
+            problems.append(WHOLLY)
         return check_changes(recipe, problems, out, memory or MEMORY, workers, device)
     settings = recipe.settings() if not recipe.problems() else None
     work = _planned(recipe, problems)
@@ -62,10 +70,14 @@ def check(
         return Preflight(tuple(dict.fromkeys(problems)), recipe.warnings)
     if settings and not problems:
         problems += [*objections(work, settings), *unaveraged(work, settings)]
+    far = tried([], fetching, work, settings) if settings else None
+    aside = set_aside(memory or MEMORY) if stream and far else 0
+    problems += [far.hurdle] if aside and far and far.hurdle else []
     if settings:
+        room = (memory or MEMORY) - aside
         each = memory_of(work, settings.method.entrywise, largest_unit(work, settings))
-        tried(problems, fitting, memory or MEMORY, 1, each)
-        problems += cramped(work, whole_tensors(work, settings), memory or MEMORY, each) if not problems else []
+        tried(problems, fitting, room, 1, each)
+        problems += cramped(work, whole_tensors(work, settings), room, each) if not problems else []
     unused = settings.unmatched(work.merged) if settings else []
     return Preflight(
         tuple(dict.fromkeys(problems)),
@@ -74,7 +86,8 @@ def check(
         work,
         bytes_in(work, with_base=not settings or settings.with_base),
         written,
-        *(estimate(work, settings, workers, memory) if not problems else (0, untimed)),
+        *(estimate(work, settings, workers, memory, aside) if not problems else (0, untimed)),
+        fetching=far,
         kept=finished(out) if out is not None else 0,
     )
 
@@ -129,13 +142,14 @@ def bytes_out(work: Plan, out_dtype: str = "") -> int:
 
 
 def estimate(
-    work: Plan, settings: Settings | None, workers: int | None = None, memory: int | None = None
+    work: Plan, settings: Settings | None, workers: int | None = None, memory: int | None = None, aside: int = 0
 ) -> tuple[int, Callable[[], float]]:
     """About how many bytes of memory a merge will have, and what works out the seconds that it will take.
 
-    That is once the files are cached.
+    That is once the files are cached. Of the memory, `aside` is for what is fetched from the Hub.
     """
-    models, entrywise, memory = 1 + len(work.experts), bool(settings and settings.method.entrywise), memory or MEMORY
+    models, entrywise = 1 + len(work.experts), bool(settings and settings.method.entrywise)
+    memory = (memory or MEMORY) - aside
     unit = largest_unit(work, settings)
     each = memory_of(work, entrywise, unit)
     try:
@@ -149,8 +163,8 @@ def estimate(
     speed = BY_ROWS if unit > 1 else SLOW if entrywise else QUICK
     time, taken = (read + work.bytes) / (speed * threads), threads * each
     if not settings or not whole:
-        return PROGRAM + taken, lambda: time
+        return PROGRAM + aside + taken, lambda: time
     threads = shared(memory, threads, each, whole)
     room = memory - threads * each
     taken = max(taken, threads * each + min(room, sum([*whole.values()][:threads])))
-    return PROGRAM + taken, lambda: time + seconds(work, settings, whole, threads, room)
+    return PROGRAM + aside + taken, lambda: time + seconds(work, settings, whole, threads, room)

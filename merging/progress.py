@@ -35,6 +35,9 @@ class Progress:
         self.bytes_total = sum((count + 1) * self.bytes[name] for name, count in passes.items())
         self.read = dict.fromkeys(passes, 0)
         self.done = self.bytes_done = 0
+        self.there: dict[str, int] = {}  # bytes on the Hub that one reading of each tensor takes
+        self.fetched = self.to_fetch = 0  # of all readings
+        self.name, self.stage = "", "Surveying"  # that was told last
         self.lock = threading.Lock()
 
     def watch(self, span: Span) -> None:
@@ -64,18 +67,32 @@ class Progress:
     def skip(self, name: str, visits: int = 1) -> None:
         """A tensor is left out, since an earlier run has finished it."""
         with self.lock:
-            self.done += visits
-            self.bytes_done += visits * self.bytes[name]
+            self.to_fetch -= visits * self.there.get(name, 0)
+            if name in self.bytes:
+                self.done += visits
+                self.bytes_done += visits * self.bytes[name]
+
+    def fetch(self, there: dict[str, int]) -> None:
+        """These bytes of each tensor come from the Hub in each visit: how far that is tells how far the merge is."""
+        self.there = there
+        self.to_fetch = sum(size * (1 + self.passes.get(name, 0)) for name, size in there.items())
+
+    def came(self, fetched: int) -> None:
+        """So many bytes have come from the Hub in all."""
+        with self.lock:
+            self.fetched = fetched
+            self._tell(self.name, self.stage)
 
     def finish(self) -> None:
         """All is done."""
-        self.done, self.bytes_done = self.total, self.bytes_total
+        self.done, self.bytes_done, self.fetched = self.total, self.bytes_total, self.to_fetch
         self._tell("", "Done")
 
     def _tell(self, name: str, stage: str) -> None:
+        self.name, self.stage = name, stage
         if self.on_step:
-            done, read = min(self.done, self.total), min(self.bytes_done, self.bytes_total)
-            self.on_step(Step(done, self.total, name, read, self.bytes_total, stage))
+            done, total = (self.fetched, self.to_fetch) if self.there else (self.bytes_done, self.bytes_total)
+            self.on_step(Step(min(self.done, self.total), self.total, name, min(done, total), total, stage))
 
 
 class Clock:

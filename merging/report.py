@@ -23,6 +23,7 @@ class Report:
     kept: int = 0  # tensors that an earlier run to the same place had finished
     planned: int = 0  # bytes of memory that the merge was to have at most, about, the program's own included
     taken: Taken = field(default_factory=Taken)  # of the machine
+    fetched: int = 0  # bytes of models that were read on the Hub, and not kept
 
 
 def by_fate(fates: dict[str, str]) -> dict[str, list[str]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -11,9 +11,11 @@ import numpy as np
 from merging import kernels
 from merging.checkpoint import Checkpoint
 from merging.crew import Crew, breathe
+from merging.distant import Distant, ahead_of, bytes_there, read_of
 from merging.errors import MergeError
 from merging.groups import TILE
 from merging.header import Entry, dtype_of
+from merging.hub.ahead import Bytes
 from merging.lazy import torch
 from merging.method import Whole
 from merging.output import Sink, stored_checksum
@@ -58,6 +60,10 @@ class Run:
         self.stream.weights = {name: self._values(name)["weight"] for name in work.merged}
         self.progress = Progress(work, all_passes(work, settings), on_step)
         self.stream.watch = self.progress.watch
+        self.ahead = ahead_of(work)
+        if self.ahead:
+            self.progress.fetch(bytes_there(work, settings.with_base))
+            self.ahead.on_bytes = self.progress.came
 
     def _intact(self) -> set[str]:
         """The tensors that an earlier run finished, and that are still what they were."""
@@ -68,9 +74,28 @@ class Run:
                 found.add(name)
 
         self.crew.run(look, [name for name in self.output.placed if name in self.made_in.finished])
-        for name in found & set(self.work.merged):
-            self.progress.skip(name, 1 + (self.progress.passes[name] if self.tensorwise else 0))
+        for name in found:
+            surveyed = self.progress.passes[name] if name in self.work.merged and self.tensorwise else 0
+            self.progress.skip(name, 1 + surveyed)
         return found
+
+    @property
+    def fetched(self) -> int:
+        """The bytes that were fetched from the Hub."""
+        return self.ahead.fetched if self.ahead else 0
+
+    def _expect(self, names: Iterable[str]) -> None:
+        """Have tensors fetched that are on the Hub: they will be read next, in this order."""
+        if self.ahead:
+            self.ahead.expect(self._rounds(names))
+
+    def _rounds(self, names: Iterable[str]) -> Iterator[list[Bytes]]:
+        """Where what is read side by side of them is, one piece after the other."""
+        for name in names:
+            entries = [model.entries[name] for model in self._read(name)]
+            size = self.output.placed[name].size
+            for span in self.stream.spans(name) if name in self.work.merged else spans(name, size):
+                yield [entry.run(span.start, span.stop) for entry in entries if isinstance(entry, Distant)]
 
     def _values(self, name: str) -> dict[str, Any]:
         alike: Any = self.work.merged[name] if self.settings.constant else name
@@ -83,28 +108,35 @@ class Run:
         intact = self._intact()
         self.kept = len(intact)
         left = [name for name in self.output.placed if name not in intact]
-        self.crew.run(self._copy, [name for name in left if name not in self.work.merged])
+        copied = [name for name in left if name not in self.work.merged]
+        self._expect(copied)
+        self.crew.run(self._copy, copied)
         clock.lap("copy")
         names = [name for name in self.work.merged if name not in intact and name not in self.whole]
         if self.tensorwise:
             self._merge_each(names)
         else:
+            self._expect([*self.work.merged] * (self.progress.passes[names[0]] if names else 0))
             survey = self.method.look(self.stream.model(list(self.work.merged)), self._of_all()) if names else None
             clock.lap("survey")
+            self._expect(names)
             self._merge([(name, survey) for name in names], self.crew)
         whole = {name: size for name, size in self.whole.items() if name not in intact}
+        self._expect(whole)
         self.crew.run(self._merge_whole, self.room.admitted(whole))
         clock.lap("merge")
 
     def _merge_each(self, names: list[str]) -> None:
         """Survey and merge each tensor on its own; the largest together, the others each by one worker."""
         large = [name for name in names if len(self.stream.spans(name)) > LARGE]
+        rest = [name for name in names if name not in large]
+        self._expect(name for name in (*large, *rest) for _ in range(1 + self.progress.passes[name]))
         for name in large:
             self._merge([(name, self._survey(name, self.crew))], self.crew)
         alone = self.crew.alone
         self.crew.run(
             lambda name: self._merge([(name, self._survey(name, alone))], alone),
-            [name for name in names if name not in large],
+            rest,
         )
 
     def _of_all(self) -> dict[str, Any]:
@@ -209,11 +241,7 @@ class Run:
 
     def _read(self, name: str) -> list[Checkpoint]:
         """The models that a merge of the tensor reads."""
-        if name not in self.work.merged:
-            kept = self.work.kept.get(name)
-            return [self.work.base if kept is None else self.work.experts[kept]]
-        experts = [self.work.experts[index] for index in self.work.merged[name]]
-        return [self.work.base, *experts] if self.settings.with_base else experts
+        return read_of(self.work, name, self.settings.with_base)
 
 
 def converted(out: Any, entry: Entry) -> Any:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,8 +21,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import pytest
+
 TOKEN = "hf_standin"
 LARGE = (".safetensors", ".bin", ".pt")  # what is stored as LFS does
+ELSEWHERE = "/elsewhere"
 RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree|preupload|commit)/([^/]+))?(?:/(.*))?")
 LFS = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch")
@@ -35,6 +39,7 @@ class Asked:
     path: str
     bytes: str = ""
     signed: bool = False
+    host: str = ""
 
 
 @dataclass
@@ -47,6 +52,9 @@ class Hub:
     private: set[str] = field(default_factory=set)  # models that are not there without the token
     slow: float = 0.0  # seconds between two pieces of a file
     breaks: dict[str, int] = field(default_factory=dict)  # files, by name, that break off after so many bytes, once
+    busy: list[int] = field(default_factory=list)  # how the next requests for parts of large files are answered
+    elsewhere: bool = False  # whether large files are on another host, which knows nothing of commits and tokens
+    lies: str = ""  # how parts of large files are wrong: `whole`, `short`, `shorter`, `long`, `changed` or `moved`
     asked: list[Asked] = field(default_factory=list)
     objects: dict[str, bytes] = field(default_factory=dict)  # uploaded, and not committed yet
     cards: dict[str, dict[str, Any]] = field(default_factory=dict)  # what model cards say, by model
@@ -94,7 +102,7 @@ def standing_in(folder: Path) -> Iterator[Hub]:
         pass
 
     Handler.hub = hub
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = _Server(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
@@ -107,6 +115,20 @@ def standing_in(folder: Path) -> Iterator[Hub]:
         server.server_close()
 
 
+@contextmanager
+def asking(hub: Hub, cache: Path, token: str = "") -> Iterator[None]:
+    """The client in this process takes the stand-in for the Hub, with a cache of its own, while it is in use."""
+    from huggingface_hub import constants
+
+    known = {"ENDPOINT": hub.url, "HUGGINGFACE_CO_URL_TEMPLATE": hub.url + "/{repo_id}/resolve/{revision}/{filename}"}
+    known |= {"HF_HUB_OFFLINE": False, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": True}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in known.items():
+            patch.setattr(constants, name, value)
+        patch.setenv("HF_TOKEN", token)
+        yield
+
+
 def environment(hub: Hub, home: Path, token: str = "") -> dict[str, str]:
     """What a process must know to take the stand-in for the Hub, with a cache of its own."""
     told = {key: value for key, value in os.environ.items() if key not in ("HF_HUB_OFFLINE", "HF_TOKEN")}
@@ -114,11 +136,20 @@ def environment(hub: Hub, home: Path, token: str = "") -> dict[str, str]:
     return told | ({"HF_TOKEN": token} if token else {})
 
 
+class _Server(ThreadingHTTPServer):
+    """Says nothing of clients that have heard enough."""
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class _Handler(BaseHTTPRequestHandler):
     """Answers one request."""
 
     hub: Hub
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # or an answer's body waits for its head to be acknowledged
 
     def log_message(self, format: str, *args: Any) -> None:
         """Nothing is logged: what was asked is kept."""
@@ -136,10 +167,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
-        path = unquote(urlsplit(self.path).path)
+        path = unquote(urlsplit(self.path).path).removeprefix(ELSEWHERE)
         body = self._body()
         signed = self.headers.get("Authorization", "") == f"Bearer {TOKEN}"
-        self.hub.asked.append(Asked(self.command, path, self.headers.get("Range", ""), signed))
+        host = self.headers.get("Host", "").partition(":")[0]
+        self.hub.asked.append(Asked(self.command, path, self.headers.get("Range", ""), signed, host))
         if path == "/api/whoami-v2":
             return self._whoami(signed)
         if path == "/api/models":
@@ -268,15 +300,23 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, name: str, revision: str, file: str, signed: bool) -> None:
         if not self._allowed(name, signed) or not self._known(name, revision):
             return None
-        if name in self.hub.closed or (name in self.hub.gated and not signed):
+        there = self.path.startswith(ELSEWHERE)  # where only those are sent who may read it
+        if not there and (name in self.hub.closed or (name in self.hub.gated and not signed)):
             return self._missing("GatedRepo", 403)
         path = self.hub.folder / name / file
         commit = {"X-Repo-Commit": self.hub.commit(name)}
         if not path.is_file():
             return self._missing("EntryNotFound", told=commit)
-        size = path.stat().st_size
+        size, part = path.stat().st_size, file.endswith(LARGE) and "Range" in self.headers
         start, stop, status = 0, size, 200
         headers = {**commit, "ETag": f'"{_oid(path)}"', "Accept-Ranges": "bytes", "X-Linked-Size": str(size)}
+        if part and self.hub.busy:
+            return self._head(self.hub.busy.pop(0), 0, {"Retry-After": "0"})
+        if part and self.hub.elsewhere and not there:
+            moved = {"Location": f"{self.hub.url}{ELSEWHERE}{self.path}".replace("127.0.0.1", "localhost")}
+            return self._head(302, 0, {**commit, "X-Linked-ETag": headers["ETag"], **moved})
+        if part and self.hub.lies:
+            return self._lie(path, size, headers)
         if asked := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
             start, stop, status = int(asked[1]), min(size, int(asked[2]) + 1 if asked[2] else size), 206
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
@@ -284,6 +324,22 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "GET":
             self._send(path, start, stop, file)
         return None
+
+    def _lie(self, path: Path, size: int, headers: dict[str, str]) -> None:
+        """Answer with something else than was asked for."""
+        start, last = (int(number) for number in self.headers["Range"][6:].split("-"))
+        last -= self.hub.lies == "short"
+        last += self.hub.lies == "long"
+        headers["Content-Range"] = f"bytes {start}-{last}/{size}"
+        if self.hub.lies == "changed":
+            headers["ETag"] = f'"{len(self.hub.asked)}"'
+        if self.hub.lies == "moved":
+            headers["X-Repo-Commit"] = "0" * 40
+        if self.hub.lies == "whole":
+            start, last = 0, size - 1
+        length = last + 1 - start - (self.hub.lies == "shorter")
+        self._head(200 if self.hub.lies == "whole" else 206, length, headers)
+        self._send(path, start, start + length, path.name)
 
     def _send(self, path: Path, start: int, stop: int, file: str) -> None:
         breaks = self.hub.breaks.pop(file, None) if stop > self.hub.breaks.get(file, stop) else None

@@ -19,6 +19,7 @@ def finished(report: Report, base: Path | None) -> str:
     """Where the merge is, how large it is, how long it took, how to use it, and what happened to which tensors."""
     merged = [name for name, fate in report.fates.items() if fate.startswith("merged")]
     size = f"{len(merged):,} tensors, {in_words(report.bytes)}, {report.seconds:.1f} s."
+    size += f" {in_words(report.fetched)} were fetched from the Hub, and are not kept." if report.fetched else ""
     adapter = (report.out / CONFIG).is_file()
     use = _adapter(report, base) if adapter else _model(report.out)
     return (

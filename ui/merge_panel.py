@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 
 from merging.engine import Step, merge
 from merging.errors import MergeError, MergeStopped, RecipeError
 from merging.findings import inside
-from merging.hub.models import fetched, on_the_hub
+from merging.hub.models import fetched, on_the_hub, pinned
 from merging.method import ADAPTERS, find_method
 from merging.preflight import Preflight, check
 from merging.publish import beside, target
@@ -42,6 +42,7 @@ class Merge:
     weights: gr.Textbox  # by expert path, as JSON: what the browser itself can write, without asking first
     filled: gr.State  # another object each time that the weights were set by anything but their sliders
     output: gr.Textbox
+    far: gr.Radio  # what becomes of models that only the Hub has
     run: gr.Button
     stop: gr.Button
     estimate: gr.HTML
@@ -51,6 +52,8 @@ class Merge:
 # The weight of one expert among all, as text; an emptied field leaves it as it was.
 SLIDE = "(value, all) => value === null ? all : JSON.stringify({...JSON.parse(all), [%s]: value})"
 DOWNLOADING = "Downloading"
+DOWNLOAD, STREAM = "download", "stream"
+FAR = [("Download, then merge", DOWNLOAD), ("Stream, without keeping the models", STREAM)]
 NAMELESS = "The output folder has no name. Write one."
 VARIES = "It is not the same for all tensors. Move it, and it is."
 
@@ -61,12 +64,13 @@ def merge_panel(selection: gr.State) -> Merge:
     _weight_sliders(form["method"], selection, weights, filled)
     form |= result_panel(form["method"], selection)
     output = gr.Textbox(fresh_folder(), label="Output folder", elem_id="output", info="It must not hold anything.")
+    far = gr.Radio(FAR, value=DOWNLOAD, label="Models on the Hub", info=" ", visible=False, elem_id="far")
     with gr.Row():
         run = gr.Button("Merge", variant="primary", elem_id="run")
         stop = gr.Button("Stop", elem_id="stop", interactive=False)
     estimate = gr.HTML(elem_id="merge-estimate", padding=False)
     status = gr.HTML(elem_id="merge-status", padding=False)
-    return Merge(form, weights, filled, output, run, stop, estimate, status)
+    return Merge(form, weights, filled, output, far, run, stop, estimate, status)
 
 
 def weights_in(text: str) -> dict[str, Any]:
@@ -119,15 +123,34 @@ def recipe_of(selection: Selection, fields: dict[str, Any], weights: dict[str, A
     )
 
 
-def estimate(recipe: Recipe | None, output: str) -> str:
+def estimate(recipe: Recipe | None, output: str, far: str = DOWNLOAD) -> str:
     """What a merge would read, write and take, or the first thing that is in its way; from headers alone."""
     if recipe is None or not recipe.experts:
         return ""
     if not output.strip() or unplaceable(output):
         return f'<p class="caption">{escaped(refused(output))}</p>'
-    found = check(recipe, output.strip())
-    words = in_the_way(found, refused(output, recipe)) if found.problems else needed(found)
+    found = check(recipe, output.strip(), stream=far == STREAM)
+    words = in_the_way(found, refused(output, recipe)) if found.problems else needed(found, far)
     return f'<p class="caption">{escaped(words)}</p>'
+
+
+class Ways(NamedTuple):
+    """What can become of models that only the Hub has."""
+
+    far: str  # what is chosen, as far as it can be
+    streamed: bool  # whether they can be streamed
+    words: str  # what either way means
+
+
+def ways(recipe: Recipe, size: int, far: str) -> Ways:
+    """What can become of models of which `size` bytes are on the Hub, where `far` is asked for."""
+    found = check(recipe).fetching
+    if found is None:
+        return Ways(DOWNLOAD, False, f"Downloading keeps {in_words(size)}.")
+    if found.hurdle:
+        return Ways(DOWNLOAD, False, f"They cannot be streamed. {found.hurdle}")
+    often = f"Streaming fetches {found.words}, and keeps nothing."
+    return Ways(far, True, f"Downloading keeps {in_words(size)} for the next merge. {often}")
 
 
 def refused(output: str, recipe: Recipe | None = None) -> str:
@@ -150,14 +173,19 @@ def in_the_way(found: Preflight, worst: str = "") -> str:
     return first + more
 
 
-def needed(found: Preflight) -> str:
+def needed(found: Preflight, far: str = DOWNLOAD) -> str:
     """What a merge would read, write and take, in a sentence."""
+    if far == STREAM and found.fetching:  # whose time is the connection's
+        fetched = f"Fetches {found.fetching.words} and writes {in_words(found.bytes_out)}"
+        return f"{fetched}, with about {in_words(found.memory)} of memory."
     sizes = f"Reads {in_words(found.bytes_in)} and writes {in_words(found.bytes_out)}"
     rank = f" The adapter is of rank {ranks_in_words([*found.ranks.values()])}." if found.ranks else ""
     return f"{sizes}, with about {in_words(found.memory)} of memory, in about {span(max(found.seconds, 1))}.{rank}"
 
 
-def run_merge(recipe: Recipe | None, output: str, visitor: str) -> Iterator[tuple[str, Report | None]]:
+def run_merge(
+    recipe: Recipe | None, output: str, visitor: str, far: str = DOWNLOAD
+) -> Iterator[tuple[str, Report | None]]:
     """Merge, telling how far it is: pairs of what to show, and the report of the merge when it is there."""
     if not output.strip():
         yield notice(NAMELESS), None
@@ -171,7 +199,7 @@ def run_merge(recipe: Recipe | None, output: str, visitor: str) -> Iterator[tupl
     started = time.monotonic()
     yield bar(0, "Reading headers", ""), None
     with stoppable(visitor, "merge") as stop:
-        job = Job(lambda tell: _made(recipe, output.strip(), tell, stop))
+        job = Job(lambda tell: _made(recipe, output.strip(), tell, stop, far))
         stage = ""
         for step in job:
             if step.stage != stage and DOWNLOADING in (step.stage, stage):  # whose speeds have nothing in common
@@ -188,9 +216,11 @@ def run_merge(recipe: Recipe | None, output: str, visitor: str) -> Iterator[tupl
             yield finished(report, recipe.base), report
 
 
-def _made(recipe: Recipe, output: str, tell: Callable[[Step], None], stop: Event) -> Report:
-    """Merge; models that only the Hub has are downloaded before, where nothing else stands in the way."""
+def _made(recipe: Recipe, output: str, tell: Callable[[Step], None], stop: Event, far: str) -> Report:
+    """Merge; models that only the Hub has are streamed, or downloaded before where nothing else stands in the way."""
     if on_the_hub((recipe.base, *recipe.experts)):
+        if far == STREAM:
+            return merge(pinned(recipe), output, tell, stop, stream=True)
         if problems := check(recipe, output).problems:
             raise RecipeError(problems, recipe.warnings)
         recipe = fetched(recipe, lambda done, total: tell(Step(0, 0, "", done, total, DOWNLOADING)), stop.is_set)

@@ -14,14 +14,17 @@ from merging.sizes import in_words
 from merging.words import counted
 
 if TYPE_CHECKING:
+    from merging.distant import Fetching
     from merging.preflight import Preflight
+
+PASSED_ON = ("out", "memory", "workers", "device", "stream")
 
 
 def run(options: argparse.Namespace) -> int:
     """Print what was found; a recipe that cannot be read is a finding, too."""
     from merging.preflight import Preflight, check
 
-    given = {key: value for key, value in vars(options).items() if key in ("out", "memory", "workers", "device")}
+    given = {key: value for key, value in vars(options).items() if key in PASSED_ON}
     left = 0  # bytes to download
     try:
         recipe = read_recipe(options.recipe)
@@ -29,8 +32,10 @@ def run(options: argparse.Namespace) -> int:
         found = check(recipe, **given)
     except RecipeError as error:
         found = Preflight(error.problems, error.warnings)
-    content = {**_content(found), "bytes_to_download": left}
-    print(json.dumps(content, indent=2) if options.json else "\n".join(told(found, left)))
+    fetching = found.fetching if options.stream and not found.problems else None
+    size = fetching.bytes if fetching else 0
+    content = {**_content(found), "bytes_to_download": 0 if options.stream else left, "bytes_to_stream": size}
+    print(json.dumps(content, indent=2) if options.json else "\n".join(told(found, left, fetching)))
     return 1 if found.problems else 0
 
 
@@ -39,7 +44,7 @@ def _content(found: Preflight) -> dict[str, object]:
     return {"ok": not found.problems, **{key: getattr(found, key) for key in keys}}
 
 
-def told(found: Preflight, left: int = 0) -> list[str]:
+def told(found: Preflight, left: int = 0, fetching: Fetching | None = None) -> list[str]:
     """The findings, line by line, problems first."""
     head = f"{counted(len(found.problems), 'problem')}:" if found.problems else "Nothing stands in the way."
     lines = [head, *(f"  {problem}" for problem in found.problems)]
@@ -51,7 +56,9 @@ def told(found: Preflight, left: int = 0) -> list[str]:
     if found.kept:
         kept = f"Kept of a merge to the same place that was broken off: {counted(found.kept, 'tensor')}"
         lines.append(f"{kept}. The same merge goes on from there; another one starts anew and removes them.")
-    if left:
+    if fetching:
+        lines += [f"Meanwhile it fetches {fetching.words}, and keeps none of it."]
+    elif left:
         lines += [f"{in_words(left)} are downloaded from the Hub before that."]
     if found.plan and not found.problems:
         reads = f"It reads {in_words(found.bytes_in)} and writes {in_words(found.bytes_out)}"

@@ -14,7 +14,8 @@ from merging.cli.words import fates_in_words, gone_on
 from merging.engine import Report, merge
 from merging.errors import MergeStopped, RecipeError
 from merging.header import read_json
-from merging.hub.models import fetched, looked_at
+from merging.hub.cached import commit_of
+from merging.hub.models import fetched, looked_at, pinned
 from merging.method import find_method
 from merging.preflight import check
 from merging.progress import Step
@@ -23,7 +24,7 @@ from merging.sizes import in_words
 from merging.words import listed
 from merging.workplace import finished
 
-PASSED_ON = ("workers", "memory", "shard_size", "device", "hash_inputs", "fsync")
+PASSED_ON = ("workers", "memory", "shard_size", "device", "hash_inputs", "fsync", "stream")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -32,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
     given = {key: value for key, value in vars(options).items() if key in PASSED_ON}
     try:
         with stoppable() as stop, progress(options.quiet) as on_step:
-            recipe = _here(recipe, options, on_step, stop)
+            recipe = pinned(recipe) if options.stream else _here(recipe, options, on_step, stop)
             report = merge(recipe, options.out, on_step=on_step, stop=stop, **given)
     except (MergeStopped, KeyboardInterrupt):
         goes_on = " The same command goes on where this one stopped." if finished(options.out) else ""
@@ -62,17 +63,23 @@ def _here(
 
 def told(recipe: Recipe, report: Report) -> list[str]:
     """The report, line by line."""
-    experts = listed([path.resolve().name for path in recipe.experts])
-    base = f" into {recipe.base.resolve().name}" if recipe.base else ""
+    experts = listed([_called(path) for path in recipe.experts])
+    base = f" into {_called(recipe.base)}" if recipe.base else ""
     base = " into one adapter" if recipe.makes == "adapter" else base
     return [
         f"Merged {experts}{base} by {find_method(recipe.method).title}.",
         *(f"  {line}" for line in fates_in_words(report.fates)),
         *gone_on(report),
         *(f"Warning: {warning}" for warning in report.warnings),
+        *([f"Fetched {in_words(report.fetched)} from the Hub, and kept none of it."] if report.fetched else []),
         f"Wrote {in_words(report.bytes)} to {report.out} in {report.seconds:.1f} s.",
         f"Load it: {_loading(report.out)}",
     ]
+
+
+def _called(path: Path) -> str:
+    name = commit_of(path)  # whose folder is called by its commit
+    return name.repo if name else path.resolve().name
 
 
 def _loading(out: Path) -> str:

@@ -34,6 +34,7 @@ merge is stopped is kept beside OUT, and the same command goes on from there.
 examples:
   python -m merging merge recipe.yaml merged
   python -m merging merge recipe.yaml merged --memory 500MB --workers 4
+  python -m merging merge recipe.yaml merged --stream   with models of the Hub that are not to be kept
   python -m merging merge merged merged-again   the same weights once more, bit for bit
 
 a recipe:
@@ -157,6 +158,7 @@ def _merge(command: argparse.ArgumentParser) -> None:
     command.add_argument("recipe", metavar="RECIPE", type=Path, help="a YAML file, a merged model, or - for stdin")
     command.add_argument("out", metavar="OUT", type=Path, help="the folder to write; it must not hold anything")
     _limits(command)
+    _stream(command)
     command.add_argument("--shard-size", metavar="SIZE", type=_size, help="most bytes in one output file (5GB)")
     command.add_argument("--hash-inputs", action="store_true", help="note the inputs' SHA-256 in the result")
     command.add_argument("--no-fsync", dest="fsync", action="store_false", help="do not wait for the disk at the end")
@@ -189,6 +191,7 @@ def _check(command: argparse.ArgumentParser) -> None:
     command.add_argument("recipe", metavar="RECIPE", type=Path, help="a YAML file, a merged model, or - for stdin")
     command.add_argument("out", metavar="OUT", nargs="?", type=Path, help="the folder that is to be written")
     _limits(command)
+    _stream(command)
     _json(command)
 
 
@@ -214,6 +217,11 @@ def _limits(command: argparse.ArgumentParser) -> None:
         "--memory", metavar="SIZE", type=_size, help="most memory to work in, beside the program (1GB)"
     )
     command.add_argument("--device", help="where the arithmetic is done: cpu (the default), cuda, mps")
+
+
+def _stream(command: argparse.ArgumentParser) -> None:
+    words = "read models of the Hub while they are merged, once or twice, and keep nothing of them"
+    command.add_argument("--stream", action="store_true", default=False, help=words)
 
 
 def _json(command: argparse.ArgumentParser) -> None:

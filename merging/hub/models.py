@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -76,6 +76,18 @@ def fetched(recipe: Recipe, on_bytes: OnBytes | None = None, stopped: Callable[[
     for name, one in zip(on_the_hub((recipe.base, *recipe.experts)), left, strict=True):
         here[Path(str(name))] = fetch(one.name, tell, stopped)
         before += one.bytes
+    return _with(recipe, here)
+
+
+def pinned(recipe: Recipe) -> Recipe:
+    """The recipe with the previews, each of one commit, of those of its models that only the Hub has."""
+    looked_at(recipe)
+    named = {Path(str(name)): previewed(str(name)) for name in on_the_hub((recipe.base, *recipe.experts))}
+    return _with(recipe, {name: folder for name, folder in named.items() if folder})
+
+
+def _with(recipe: Recipe, here: Mapping[Path, Path]) -> Recipe:
+    """The recipe with folders in the place of names."""
     base = recipe.base and here.get(recipe.base, recipe.base)
     return replace(recipe, base=base, experts=tuple(here.get(path, path) for path in recipe.experts))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from merging.adapter import open_base, open_expert
 from merging.compare import compare
+from merging.distant import is_far
 from merging.document import RECIPE
 from merging.recipe import load_recipe
 
@@ -15,9 +16,9 @@ from merging.recipe import load_recipe
 def moved(
     folder: Path, on_step: Callable[[int, int], None] | None = None, stop: threading.Event | None = None
 ) -> dict[str, float]:
-    """‖merged − base‖ / ‖base‖ by tensor, read from both; empty for a merge without a base."""
+    """‖merged − base‖ / ‖base‖ by tensor, read from both; empty for a merge without a base that is here."""
     recipe = load_recipe(folder / RECIPE)
-    if not recipe.base:
+    if not recipe.base or is_far(recipe.base):
         return {}
     base = open_base(recipe.base)
     found = compare(base, [open_expert(folder, base)], on_step, stop, cached=True)

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.e2e
 
 ZOO = ROOT / "zoo"
 THERE = {"some/base": "base", "some/bard": "shakespeare", "some/python": "python", "locked/bible": "bible"}
+STREAMED = {"far/base": "base", "far/bard": "shakespeare"}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
     """The embedded models, as the Hub would have them, and small ones in the place of a family's."""
     folder = tmp_path_factory.mktemp("hub")
     family = FAMILIES[0]
-    for name, model in {**THERE, family.base: "base", **dict.fromkeys(family.experts, "python")}.items():
+    for name, model in {**THERE, **STREAMED, family.base: "base", **dict.fromkeys(family.experts, "python")}.items():
         shutil.copytree(ZOO / model, folder / name)
     with standing_in(folder) as found:
         found.closed.add("locked/bible")
@@ -106,6 +107,21 @@ def test_a_model_of_the_hub_is_merged_without_being_downloaded_before(visit: Pag
     recipe = yaml.safe_load((place / "from-the-hub" / "mergescope.yaml").read_text())
     assert recipe["base_model"] == f"{family.base}@{hub.commit(family.base)}"
     assert json.loads((place / "from-the-hub" / "config.json").read_text())["model_type"] == "llama"
+
+
+def test_models_of_the_hub_are_merged_without_keeping_them(visit: Page, hub: Hub, place: Path) -> None:
+    choose_models(visit, "far/base", [Path("far/bard")])
+    far = visit.locator("#far")
+    expect(far).to_contain_text("Streaming fetches 11.3 MB from the Hub twice (22.6 MB in all), and keeps nothing.")
+    far.get_by_label("Stream, without keeping the models").click()
+    expect(visit.locator("#merge-estimate")).to_contain_text("Fetches 11.3 MB from the Hub twice")
+    visit.locator("#output input, #output textarea").first.fill("streamed")
+    visit.locator("#run").click()
+
+    expect(visit.locator("#merge-status")).to_contain_text("22.6 MB were fetched from the Hub, and are not kept.")
+    assert (place / "streamed" / "model.safetensors").stat().st_size > 5_000_000
+    kept = [file.stat().st_size for file in (place / "hf").rglob("models--far--*/**/*") if file.is_file()]
+    assert max(kept) < 1_000_000
 
 
 def test_what_the_hub_says_against_a_model_is_told_beside_it(visit: Page) -> None:

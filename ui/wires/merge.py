@@ -14,7 +14,7 @@ from ui.errors import notice
 from ui.events import PRIVATE, QUIET, after
 from ui.folders import fresh_folder, next_folder
 from ui.jobs import announce, running
-from ui.merge_panel import estimate, refused, run_merge
+from ui.merge_panel import DOWNLOAD, Ways, estimate, refused, run_merge, ways
 from ui.models_panel import Selection
 from ui.pace import bar
 from ui.page import Page
@@ -29,13 +29,15 @@ def wire(page: Page) -> None:
         announce(request.session_hash or "", "merge")
         return *working(), "", bar(0, "Waiting for its turn: one merge runs at a time", "")
 
-    def on_run(request: gr.Request, chosen: Selection, output: str, *values: Any) -> Iterator[tuple[str, Any]]:
+    def on_run(
+        request: gr.Request, chosen: Selection, output: str, far: str, *values: Any
+    ) -> Iterator[tuple[str, Any]]:
         try:
             recipe = page.recipe(chosen, values, all_of_them=True) if chosen.base else None
         except MergeError as error:
             yield notice(str(error)), None
             return
-        for shown, report in run_merge(recipe, output, request.session_hash or ""):
+        for shown, report in run_merge(recipe, output, request.session_hash or "", far):
             yield shown, (recipe, report) if recipe and report else None
 
     def on_made(visit: Visit, told: tuple[Recipe, Report] | None) -> Any:
@@ -55,7 +57,7 @@ def wire(page: Page) -> None:
         **PRIVATE,
     ).then(
         on_run,
-        [selection, merging.output, *page.form],
+        [selection, merging.output, merging.far, *page.form],
         [merging.status, made],
         concurrency_limit=1,
         concurrency_id="merge",
@@ -81,23 +83,31 @@ def _wire_estimate(page: Page, named: list[Any]) -> None:
     def button(visitor: str, words: str) -> Any:
         return gr.skip() if running(visitor, "merge") else gr.Button(interactive=not words)
 
-    def on_change(request: gr.Request, chosen: Selection, output: str, *values: Any) -> tuple[str, Any]:
+    def on_change(request: gr.Request, chosen: Selection, output: str, far: str, *values: Any) -> tuple[str, Any, Any]:
         visitor = request.session_hash or ""
         try:
             recipe = page.recipe(chosen, values, all_of_them=True) if chosen.base else None
         except MergeError as error:
-            return notice(str(error)), button(visitor, refused(output))
-        return estimate(recipe, output), button(visitor, refused(output, recipe))
+            return notice(str(error)), button(visitor, refused(output)), gr.skip()
+        offered = ways(recipe, chosen.far_bytes, far) if recipe and chosen.far else None
+        told = estimate(recipe, output, offered.far if offered else DOWNLOAD)
+        return told, button(visitor, refused(output, recipe)), radio(offered, far) if offered else gr.skip()
+
+    def radio(found: Ways, shown: str) -> Any:
+        # What is shown is set only where it cannot stay: a choice that was made meanwhile must not be undone.
+        forced: dict[str, Any] = {} if found.far == shown else {"value": found.far}
+        return gr.Radio(interactive=found.streamed, info=found.words, **forced)
 
     def on_name(request: gr.Request, output: str) -> Any:
         return button(request.session_hash or "", refused(output))
 
     merging, selection = page.merging, page.models.selection
-    given = [selection, merging.output, *page.form]
+    given = [selection, merging.output, merging.far, *page.form]
     choices = [part.change for part in page.form if isinstance(part, gr.Radio | gr.Number | gr.Textbox)]
-    triggers = [selection.change, *choices, merging.output.blur]
-    told = [merging.estimate, merging.run]
+    triggers = [selection.change, *choices, merging.output.blur, merging.far.input]
+    told = [merging.estimate, merging.run, merging.far]
     after(triggers, on_change, given, told, concurrency_limit=2)
     after(merging.output.change, on_name, merging.output, merging.run)
+    after(selection.change, lambda chosen: gr.Radio(visible=bool(chosen.far)), selection, merging.far)
     for event in named:
         event.then(on_change, given, told, **QUIET)

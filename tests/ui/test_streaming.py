@@ -1,0 +1,81 @@
+"""What becomes of models that only the Hub has: they are downloaded for a merge, or streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from merging import Recipe
+from merging.hub.models import pinned
+from tests.conftest import random_tensors, write_model
+from tests.hub import Hub, asking, standing_in
+from tests.ui.screens import Screen
+from ui.merge_panel import DOWNLOAD, STREAM, ways
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The Hub has a base and an expert."""
+    monkeypatch.setenv("MERGESCOPE_CACHE", str(tmp_path / "known"))
+    for number, name in enumerate(("base", "expert")):
+        write_model(tmp_path / "root/owner" / name, random_tensors(number, torch.bfloat16))
+    with standing_in(tmp_path / "root") as found, asking(found, tmp_path / "cache"):
+        yield found
+
+
+def chosen(screen: Screen, method: str) -> None:
+    screen["base"], screen["experts"], screen["method"] = "owner/base", ["owner/expert"], method
+    screen.fire("base", "change")
+    screen.fire("method", "change")
+
+
+def test_models_of_the_hub_are_streamed_where_the_method_allows_it(screen: Screen, hub: Hub, tmp_path: Path) -> None:
+    assert not screen.sees("far")
+    screen["output"] = str(tmp_path / "out")
+    chosen(screen, "from")
+    assert screen.sees("far")
+    assert screen.can("far")
+    assert screen["far"] == DOWNLOAD
+    assert "Reads 336 bytes and writes 168 bytes" in screen["merge-estimate"]
+
+    screen["far"] = STREAM
+    screen.fire("far", "input")
+    words = "Fetches 336 bytes from the Hub twice (672 bytes in all) and writes 168 bytes"
+    assert words in screen["merge-estimate"]
+
+    screen.fire("run")
+    assert "672 bytes were fetched from the Hub, and are not kept." in screen["merge-status"]
+    assert not [*(tmp_path / "cache").rglob("*.safetensors")]
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert screen.sees("far")  # they are still there only
+
+
+def test_a_method_that_reads_more_often_downloads(screen: Screen, hub: Hub, tmp_path: Path) -> None:
+    screen["output"] = str(tmp_path / "out")
+    chosen(screen, "from")
+    screen["far"] = STREAM
+
+    chosen(screen, "ties")
+
+    assert (screen["far"], screen.can("far")) == (DOWNLOAD, False)
+    assert "Reads 336 bytes" in screen["merge-estimate"]
+    chosen(screen, "from")
+    assert screen.can("far")
+
+
+def test_either_way_is_told_in_a_sentence(hub: Hub) -> None:
+    recipe = pinned(Recipe("from", Path("owner/base"), (Path("owner/expert"),)))
+
+    assert ways(recipe, 1000, STREAM) == (
+        STREAM,
+        True,
+        "Downloading keeps 1 kB for the next merge. "
+        "Streaming fetches 336 bytes from the Hub twice (672 bytes in all), and keeps nothing.",
+    )
+    refused = ways(Recipe("ties", recipe.base, recipe.experts), 1000, STREAM)
+    assert refused[:2] == (DOWNLOAD, False)
+    words = "They cannot be streamed. TIES-Merging reads the weights 3 times, so it would fetch 336 bytes from the Hub"
+    assert refused.words.startswith(words)
