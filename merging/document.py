@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from merging.errors import MergeError
-from merging.header import metadata
+from merging.header import check_file, metadata
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where PyYAML was built with it
 RECIPE = "mergescope.yaml"  # in every merged folder
@@ -41,6 +41,7 @@ def found(source: str | Path) -> tuple[str, Path]:
 
 def _read(file: Path) -> str:
     try:
+        check_file(file)
         with file.open(encoding="utf-8") as stream:
             return stream.read(TEXT_LIMIT + 1)
     except FileNotFoundError as error:

@@ -24,7 +24,7 @@ def check_growth(file: Path) -> None:
 
 
 def _growths(step: Any) -> Iterator[int]:
-    """How many letters each step can make of one; at most `MOST` + 1, which is enough to refuse it."""
+    """How many letters each step can make of one; no more than are enough to refuse it."""
     for value in step if isinstance(step, list) else step.values() if isinstance(step, dict) else ():
         yield from _growths(value)
     if not isinstance(step, dict):
@@ -36,7 +36,7 @@ def _growths(step: Any) -> Iterator[int]:
         pattern = step.get("pattern")
         plain = pattern.get("String") if isinstance(pattern, dict) else None
         each = max(1, len(plain)) if isinstance(plain, str) and plain else 1
-        yield min(MOST, -(-longest // each)) + (plain is None)
+        yield min(MOST + 1, -(-longest // each)) + (plain is None)
 
 
 def _mapped(text: str) -> list[bytes]:

@@ -109,6 +109,7 @@ def metadata(file: Path) -> dict[str, str]:
 def header_bytes(file: Path) -> tuple[bytes, int]:
     """The header of a safetensors file as it is stored, and the size of the file."""
     try:
+        check_file(file)
         size = _size_on_the_hub(file) or file.stat().st_size
         with file.open("rb") as stream:
             start = stream.read(8)
@@ -119,6 +120,12 @@ def header_bytes(file: Path) -> tuple[bytes, int]:
             return stream.read(length), size
     except OSError as error:
         raise MergeError(f"{file} could not be read ({error.strerror}). Check the file.") from error
+
+
+def check_file(file: Path) -> None:
+    """MergeError where there is neither a file nor a folder: to read a pipe or a device may never end."""
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise MergeError(f"{file} is a pipe or a device, which is not read. Put a file there.")
 
 
 def _size_on_the_hub(file: Path) -> int:
@@ -188,6 +195,7 @@ def _apart(file: Path, entries: list[Entry]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file."""
     try:
+        check_file(path)
         with path.open("rb") as stream:
             text = stream.read(JSON_LIMIT + 1)
         if len(text) > JSON_LIMIT or _values(text) > 4 * MOST_VALUES:

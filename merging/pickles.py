@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from merging.errors import MergeError
 from merging.formats import disguise
-from merging.header import FLOATS, FP8, OTHERS, POWERS, Entry
+from merging.header import FLOATS, FP8, OTHERS, POWERS, Entry, check_file
 from merging.lazy import torch
 
 if TYPE_CHECKING:
@@ -112,6 +112,7 @@ def _records(file: Path) -> dict[int, int]:
     """Where the records of a plain archive begin, with their sizes in bytes; what torch never writes is refused."""
     cut = MergeError(f"{file} is cut short or is no PyTorch file. Download it again.")
     try:
+        check_file(file)
         with file.open("rb") as stream:
             start = stream.read(8)
         if start[:1] == b"\x80":
