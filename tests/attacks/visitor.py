@@ -83,15 +83,19 @@ class Visitor:
         return told
 
     def _heard(self, event: str) -> Told:
+        """What comes of an event; to the end of the stream, or what is left in it is lost for the next."""
+        found = Told(error="the answer ended")
         with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.hash}) as lines:
             for line in lines.iter_lines():
                 told = json.loads(line[5:]) if line.startswith("data:") else {}
                 if told.get("msg") == "process_completed" and told.get("event_id") == event:
-                    found = told["output"]
-                    return Told(found.get("data") or [], str(found.get("error") or "" if told["success"] else found))
+                    output = told["output"]
+                    found = Told(output.get("data") or [], "" if told["success"] else str(output))
                 if told.get("msg") == "unexpected_error":
-                    return Told(error=str(told))
-        return Told(error="the answer ended")
+                    found = Told(error=str(told))
+                if told.get("msg") == "close_stream":
+                    break
+        return found
 
     def does(self, name: str, what: str, event: Any = None, most: int = 9) -> Told:
         """Let an event happen, and call what follows it, one after the other; all that was told."""
@@ -120,16 +124,16 @@ class Visitor:
     def merges(self, output: Path | str) -> str:
         """Merge into that folder; what is said in the end."""
         self["output"] = str(output)
-        self.does("run", "click", most=3)
-        return str(self["merge-status"])
+        told = self.does("run", "click", most=3)
+        return f"{self['merge-status']} {told.error}"
 
     def asks(self, prompt: str, **fields: Any) -> str:
         """Sample; the answers."""
         self["prompt"] = prompt
         for name, value in fields.items():
             self[name] = value
-        self.does("sample-run", "click", most=2)
-        return str(self["answers"])
+        told = self.does("sample-run", "click", most=2)
+        return f"{self['answers']} {told.error}"
 
     def drops(self, text: Any, name: Any = "mine.yaml") -> str:
         """Drop a recipe; what is said of it."""
