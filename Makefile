@@ -1,5 +1,5 @@
 # make run: the app.  make test: every test.  make check: format, lint, types.  make fix: what can be put right by itself.
-# make docs: the pages that follow from the code.
+# make docs: the pages that follow from the code.  make fuzz: what reads strangers' files, with 100,000 of them.
 
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install -qq --disable-pip-version-check
@@ -7,7 +7,7 @@ APT = $$(test "$$(id -u)" = 0 || echo sudo) env DEBIAN_FRONTEND=noninteractive a
 SOURCES = $(wildcard merging ui tests bench docs zoo app.py)
 TYPED = $(wildcard merging ui app.py)
 
-.PHONY: run test check fix docs browser
+.PHONY: run test check fix docs fuzz browser
 
 run: .venv/installed
 	@.venv/bin/python app.py
@@ -25,6 +25,9 @@ check: .venv/installed-dev
 fix: .venv/installed-dev
 	@.venv/bin/ruff check --fix $(SOURCES)
 	@.venv/bin/ruff format $(SOURCES)
+
+fuzz: .venv/installed-dev
+	@.venv/bin/python -m tests.attacks.fuzz 100000
 
 docs: .venv/installed
 	@.venv/bin/python docs/pages.py

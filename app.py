@@ -24,7 +24,10 @@ def main() -> None:
     if options.models and not options.models.is_dir():
         parser.error(f"{options.models} is no folder, so it holds no models to offer")
 
+    from starlette.middleware import Middleware
+
     from ui.build import build
+    from ui.guard import Guard
     from ui.plot_view import serve_plotly
     from ui.theme import CSS, theme
 
@@ -38,6 +41,8 @@ def main() -> None:
         css_paths=CSS,
         footer_links=[],
         show_error=True,
+        run_history=False,
+        app_kwargs={"middleware": [Middleware(Guard)]},
         prevent_thread_lock=True,
     )
     print(f"Mergescope is at {address} (stop it with Ctrl-C)", flush=True)

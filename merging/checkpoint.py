@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 USUAL = ("model.safetensors", "pytorch_model.bin")
 
 
+LONGEST, AXES = 1000, 32  # of a tensor's name, in letters, and of its shape
+
 # What a merge takes from a model's folder beside its weights.
 TOKENIZER = (
     "tokenizer.json",
@@ -152,6 +154,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     model = replace(model, notes=(*model.notes, *compared(source, model.entries, model.tied)))
     model = lifted(refuse_quantised(model))
     for entry in model.entries.values():
+        if len(entry.name) > LONGEST or len(entry.shape) > AXES:
+            what = f"a tensor with {len(entry.shape):,} axes, whose name has {len(entry.name):,} letters"
+            raise MergeError(f"{entry.file} holds {what}, as no model does. Download it again.")
         if entry.dtype not in FLOATS | OTHERS:
             where = f"`{entry.name}` in {entry.file} has dtype {entry.dtype}"
             raise MergeError(f"{where}, which cannot be merged. Choose an unquantised model.")

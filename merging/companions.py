@@ -74,7 +74,20 @@ def _chosen(source: Path, patterns: tuple[str, ...]) -> Iterator[Path]:
     for file in sorted(source.iterdir()) if source.is_dir() else ():
         kept = any(fnmatchcase(file.name.lower(), pattern) for pattern in patterns)
         if kept and file.suffix.lower() in SUFFIXES and file.is_file():
+            check_own(file)
             yield file
+
+
+def check_own(file: Path) -> None:
+    """MergeError where a file is a link to one elsewhere, which nobody has chosen to pass on with a result.
+
+    The Hub's cache keeps the files of all snapshots of a model beside them.
+    """
+    folder = file.parent.parent if file.parent.name == TEMPLATES else file.parent
+    home = folder.parent.parent if folder.parent.name == "snapshots" else folder
+    if not file.resolve().is_relative_to(home.resolve()):
+        words = f"{file} is a link to a file elsewhere, which is not copied into a result"
+        raise MergeError(f"{words}. Put the file itself there, or take the link away.")
 
 
 def _copy(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
@@ -85,6 +98,7 @@ def _copy(source: Path, folder: Path, patterns: tuple[str, ...]) -> None:
 
 def _write_json(file: Path, origin: Path, content: dict[str, Any]) -> None:
     """Write the content, or copy its origin byte for byte where that says the same."""
+    check_own(origin)
     if origin.is_file() and read_json(origin) == content:
         shutil.copyfile(origin, file)
     else:
@@ -121,6 +135,7 @@ def _special(work: Plan, name: str, content: dict[str, Any]) -> dict[str, Any]:
 def _write_generation(work: Plan, folder: Path) -> None:
     origin, donor = work.base.folder / GENERATION, work.vocabulary.home
     if origin.is_file() and donor in (None, work.base.folder):
+        check_own(origin)
         shutil.copyfile(origin, folder / GENERATION)
     elif (content := generation_of(work)) is not None:
         _write_json(folder / GENERATION, origin, content)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -12,13 +11,15 @@ from typing import Any
 import yaml
 
 from merging.errors import MergeError
-from merging.header import HEADER_LIMIT
+from merging.header import check_file, metadata
 
 LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml, where PyYAML was built with it
 RECIPE = "mergescope.yaml"  # in every merged folder
 TEXT_LIMIT = 4 << 20  # characters; the weights of every tensor of 30 experts are less
 NODE_LIMIT = 200_000  # values, where each alias counts as all that it stands for
 DEPTH_LIMIT = 40
+LONGEST_NUMBER = 100  # characters of a number or a date; Python takes hours for some of the very long ones
+TEXT = "tag:yaml.org,2002:str"
 
 
 def found(source: str | Path) -> tuple[str, Path]:
@@ -40,6 +41,7 @@ def found(source: str | Path) -> tuple[str, Path]:
 
 def _read(file: Path) -> str:
     try:
+        check_file(file)
         with file.open(encoding="utf-8") as stream:
             return stream.read(TEXT_LIMIT + 1)
     except FileNotFoundError as error:
@@ -56,15 +58,8 @@ def _read(file: Path) -> str:
 
 def _metadata(file: Path) -> str:
     """The recipe in the header of a merged safetensors file."""
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            told = json.loads(stream.read(length)) if length <= HEADER_LIMIT else None
-    except (OSError, ValueError, RecursionError) as error:
-        raise MergeError(f"The header of {file} could not be read ({error}). Check the file.") from error
-    metadata = told.get("__metadata__") if isinstance(told, dict) else None
-    recipe = metadata.get("recipe") if isinstance(metadata, dict) else None
-    if not isinstance(recipe, str):
+    recipe = metadata(file).get("recipe")
+    if recipe is None:
         raise MergeError(f"{file} holds no recipe, so it is no merge of ours. Choose a recipe, or a merged model.")
     return recipe
 
@@ -77,13 +72,16 @@ def parsed(text: str) -> Any:
         _bounded(yaml.parse(text, Loader=LOADER))
         loader = LOADER(text)
         node = loader.get_single_node()
-        _unique(node)
+        _plain(node)
         return None if node is None else loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         where = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise MergeError(f"The recipe is not valid YAML ({error.problem}{where}). Correct it there.") from error
     except (yaml.YAMLError, RecursionError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())
+        raise MergeError(f"The recipe is not valid YAML ({reason}). Correct it there.") from error
+    except (KeyError, IndexError, AttributeError, TypeError) as error:  # PyYAML, of `!!bool 3` and its like
+        reason = "a value is not what its tag says"
         raise MergeError(f"The recipe is not valid YAML ({reason}). Correct it there.") from error
 
 
@@ -105,17 +103,21 @@ def _bounded(events: Iterator[Any]) -> None:
                 sizes[anchor] = size
             if open_nodes:
                 open_nodes[-1][1] += size
+                size = max(size, open_nodes[-1][1])  # before its end, which may be far
             if size >= NODE_LIMIT:
                 raise MergeError(f"The recipe stands for more than {NODE_LIMIT} values. Write fewer, without aliases.")
         if len(open_nodes) > DEPTH_LIMIT:
             raise MergeError(f"The recipe is not valid YAML (nested more than {DEPTH_LIMIT} deep). Correct it there.")
 
 
-def _unique(root: Any) -> None:
-    """Refuse a key that stands in its mapping twice: YAML would take the last, and say nothing."""
+def _plain(root: Any) -> None:
+    """Refuse numbers without end, and a key that stands in its mapping twice: YAML would take the last silently."""
     seen, ahead = set[int](), [root]
     while ahead:
         node = ahead.pop()
+        if isinstance(node, yaml.ScalarNode) and node.tag != TEXT and len(node.value) > LONGEST_NUMBER:
+            line = node.start_mark.line + 1
+            raise MergeError(f"The recipe has a number or date in line {line} that is too long. Shorten it.")
         if id(node) in seen or not isinstance(node, yaml.CollectionNode):
             continue
         seen.add(id(node))

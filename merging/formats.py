@@ -45,8 +45,10 @@ def disguise(start: bytes) -> str:
 def foreign(file: Path) -> str:
     """What a file of another format is, and what to do; to be said after its name, and empty for an unknown one."""
     try:
-        with file.open("rb") as stream:
-            start = stream.read(8)
+        start = b""
+        if file.is_file():  # a pipe would be waited for
+            with file.open("rb") as stream:
+                start = stream.read(8)
     except OSError:  # a folder, or nothing that may be read
         start = b""
     hidden = "" if start.startswith(b"PK") else disguise(start)

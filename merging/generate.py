@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from merging.adapter import open_base, open_expert
 from merging.errors import MergeError
 from merging.lazy import torch
-from merging.loading import Loaded, load, load_unwritten, memory_of
+from merging.loading import Loaded, load, load_unwritten, memory_of, told_of
+from merging.templating import rendered
 
 if TYPE_CHECKING:
     from merging.unwritten import Unwritten
 
 MERGE = "a merge in memory"  # among the keys of models, of which all others are paths
+LONGEST = 100_000  # characters of a prompt
 LIMIT = 0.5  # share of the memory free at the time that loaded models may fill
 
 
@@ -42,6 +44,10 @@ class Ask:
         ):
             if not low <= value <= high:
                 raise MergeError(f"{label} must be between {low} and {high}, but it is {value}.")
+        if len(self.prompt) > LONGEST:
+            raise MergeError(
+                f"The prompt has {len(self.prompt):,} characters, and {LONGEST:,} can be asked. Shorten it."
+            )
         return self
 
 
@@ -176,8 +182,9 @@ def answers(
 
 def _next(stream: Iterator[Answer], before: Answer) -> Answer:
     try:
-        return next(stream, replace(before, state="done"))
-    except (MergeError, RuntimeError) as error:  # torch says so when a model's numbers are not finite
+        with told_of("It", "could not answer"):  # torch says so, too, when a model's numbers are not finite
+            return next(stream, replace(before, state="done"))
+    except MergeError as error:
         return replace(before, state="done", error=str(error))
 
 
@@ -243,13 +250,9 @@ def _prompt_tokens(loaded: Loaded, ask: Ask) -> tuple[list[int], str]:
 
 
 def _templated(tokenizer: Any, prompt: str) -> list[int]:
-    from jinja2 import TemplateError
-
-    turns = [{"role": "user", "content": prompt}]
-    try:
-        return list(tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False))
-    except TemplateError as error:
-        raise MergeError(f"The chat template could not be used ({error}). Sample without it.") from error
+    names = {name: told for name, told in tokenizer.special_tokens_map.items() if isinstance(told, str)}
+    text = rendered(tokenizer.get_chat_template(), prompt, tuple(sorted(names.items())))
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _draw(logits: Any, ask: Ask, generator: Any) -> int:

@@ -33,6 +33,8 @@ SIZES = {
     **{"C64": 8, "F8_E4M3FNUZ": 1, "F8_E5M2FNUZ": 1},
 }
 HEADER_LIMIT = 100 << 20
+JSON_LIMIT = 256 << 20  # bytes of any other JSON file; the largest tokenizers are a tenth of it
+MOST_VALUES = 2 << 20  # in a header, which is some 200,000 tensors; in other JSON four times as many
 INDEX = "model.safetensors.index.json"
 
 
@@ -112,6 +114,7 @@ def metadata(file: Path) -> dict[str, str]:
 def header_bytes(file: Path) -> tuple[bytes, int]:
     """The header of a safetensors file as it is stored, and the size of the file."""
     try:
+        check_file(file)
         size = size_on_the_hub(file) or file.stat().st_size
         with file.open("rb") as stream:
             start = stream.read(8)
@@ -124,6 +127,12 @@ def header_bytes(file: Path) -> tuple[bytes, int]:
         raise MergeError(f"{file} could not be read ({error.strerror}). Check the file.") from error
 
 
+def check_file(file: Path) -> None:
+    """MergeError where there is neither a file nor a folder: to read a pipe or a device may never end."""
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise MergeError(f"{file} is a pipe or a device, which is not read. Put a file there.")
+
+
 def size_on_the_hub(file: Path) -> int:
     """The size of the file that a preview's stands for; 0 for every other file."""
     told = file.parent / PREVIEW
@@ -134,6 +143,8 @@ def size_on_the_hub(file: Path) -> int:
 
 
 def _parsed(file: Path, text: bytes) -> dict[str, Any]:
+    if _values(text) > MOST_VALUES:
+        raise MergeError(f"The header of {file} names more tensors than any model has. Download it again.")
     try:
         header = json.loads(text.decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
@@ -141,6 +152,11 @@ def _parsed(file: Path, text: bytes) -> dict[str, Any]:
     if not isinstance(header, dict):
         raise MergeError(f"The header of {file} is not a JSON object. Download it again.")
     return header
+
+
+def _values(text: bytes) -> int:
+    """The most values that a JSON text can hold, each of which takes far more memory than its letters."""
+    return sum(text.count(mark) for mark in b",[{")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -184,7 +200,12 @@ def _apart(file: Path, entries: list[Entry]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        check_file(path)
+        with path.open("rb") as stream:
+            text = stream.read(JSON_LIMIT + 1)
+        if len(text) > JSON_LIMIT or _values(text) > 4 * MOST_VALUES:
+            raise ValueError("it is too large")
+        content = json.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError, OSError) as error:
         raise MergeError(f"{path} could not be read as JSON ({error}). Download it again.") from error
     if not isinstance(content, dict):

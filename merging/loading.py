@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 from merging.checkpoint import Checkpoint
 from merging.companions import SETTINGS
-from merging.errors import MergeError
+from merging.errors import MergeError, MergeStopped
+from merging.growth import check_growth
 from merging.header import INDEX
 from merging.lazy import torch
 from merging.tokens import FILE, OLDER
 
 if TYPE_CHECKING:
     from merging.unwritten import Unwritten
+
+
+MOST = {"experts": 1 << 14, "head_dim": 1 << 14}  # that configs may say, by a part of the key
 
 
 @dataclass
@@ -49,8 +53,9 @@ def load(checkpoint: Checkpoint, base: Checkpoint, size: int) -> Loaded:
         words = "" if checkpoint.path == base.path else ", and neither has the base"
         raise MergeError(f"{checkpoint.name} has no config.json{words}. Choose a model folder.")
     dtype = torch.float32 if size == checkpoint.parameters * 4 else "auto"
-    with _told_of(checkpoint.name):
-        config = AutoConfig.from_pretrained(own.folder, local_files_only=True, trust_remote_code=False)
+    with told_of(checkpoint.name):
+        _modest(own.config, len(checkpoint.entries))
+        config = _plain(AutoConfig.from_pretrained(own.folder, local_files_only=True, trust_remote_code=False))
         if checkpoint.config and not checkpoint.adapter and _usual(checkpoint):
             found: Any = AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder,
@@ -79,8 +84,9 @@ def load_unwritten(merge: Unwritten, size: int) -> Loaded:
         raise MergeError(f"{merge.name} could not be loaded: transformers has no classes for its model type, {kind!r}.")
     dtype = torch.float32 if size == merge.parameters * 4 else "auto"
     vocabulary = merge.work.vocabulary
-    with _told_of(merge.name):
-        config = CONFIG_MAPPING[kind].from_dict(merge.config)
+    with told_of(merge.name):
+        _modest(merge.config, len(merge.tensors))
+        config = _plain(CONFIG_MAPPING[kind].from_dict(merge.config))
         model = _of_tensors(config, dict(merge.tensors), dtype)
         if merge.generation is not None:
             model.generation_config = GenerationConfig.from_dict(merge.generation)
@@ -89,6 +95,24 @@ def load_unwritten(merge: Unwritten, size: int) -> Loaded:
     if merge.chat_template:
         tokenizer.chat_template = merge.chat_template
     return Loaded(model.eval(), tokenizer, size)
+
+
+def _modest(config: Any, tensors: int, inside: str = "") -> None:
+    """MergeError where a config asks for far more than so many tensors can fill, which only building it would tell."""
+    known = (("layer", max(256, tensors)), *MOST.items())
+    for key, value in config.items() if isinstance(config, dict) else ():
+        most = next((most for part, most in known if part in key), None)
+        if most is not None and type(value) is int and value > most:
+            words = f"`{inside}{key}` is {value:,} in its config.json, and it holds {tensors:,} tensors"
+            raise MergeError(f"{words}. Put the config.json there that belongs to them.")
+        _modest(value, tensors, f"{inside}{key}.")
+
+
+def _plain(config: Any) -> Any:
+    """The config without what it says of code that is to compute attention and experts, which may be on the Hub."""
+    config._attn_implementation = None
+    config._experts_implementation = None
+    return config
 
 
 def _of_tensors(config: Any, tensors: dict[str, Any], dtype: Any) -> Any:
@@ -111,8 +135,10 @@ def _tokenizer(folder: Path, name: str) -> Any:
     """The tokenizer of a folder, for the model of that name."""
     from transformers import AutoTokenizer
 
+    if (folder / FILE).is_file():
+        check_growth(folder / FILE)
     try:
-        with _told_of(f"The tokenizer in {folder}"):
+        with told_of(f"The tokenizer in {folder}"):
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except MergeError as error:
         if any((folder / file).is_file() for file in (FILE, *OLDER)):
@@ -132,20 +158,21 @@ def _extend(tokenizer: Any, added: tuple[dict[str, Any], ...]) -> None:
 
 
 @contextmanager
-def _told_of(name: str) -> Iterator[None]:
-    """MergeError with the name where a library has something against a model."""
-    from safetensors import SafetensorError
+def told_of(name: str, failed: str = "could not be loaded") -> Iterator[None]:
+    """MergeError with the name where a library has something against what came with a model, whatever it raises."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, TypeError, SafetensorError) as error:
+    except (MergeError, MergeStopped, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # tokenizers, which are Rust, do not only raise Exceptions
         if "mismatched_sizes" in str(error):
             words = f"The weights of {name} have other shapes than its config.json says"
             raise MergeError(f"{words}. Put the config.json there that belongs to them.") from error
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise MergeError(f"{name} could not be loaded: {reason}") from error
+        raise MergeError(f"{name} {failed}: {reason}") from error
 
 
 def _usual(checkpoint: Checkpoint) -> bool:

@@ -5,6 +5,7 @@ Only the list of contents is unpickled. It says where in the file each tensor li
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
 import struct
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from merging.errors import MergeError
 from merging.formats import disguise
-from merging.header import FLOATS, FP8, OTHERS, POWERS, Entry
+from merging.header import FLOATS, FP8, OTHERS, POWERS, Entry, check_file
 from merging.lazy import torch
 
 if TYPE_CHECKING:
@@ -31,7 +32,14 @@ SAFETENSORS = {f"torch.{ours}": theirs for theirs, ours in (FLOATS | FP8 | POWER
 INSIDE = ("state_dict", "model_state_dict", "model", "module")
 # Since this release tensors without values say where they lie; before it, only those do that torch makes for tracing.
 ON_META = tuple(map(int, version("torch").split(".")[:2])) >= (2, 11)
-STRUCTURE_LIMIT = 100 << 20  # of the pickle itself, which names the tensors and does not hold them
+STRUCTURE_LIMIT = 16 << 20  # of the pickle, and of the list of records: they name tensors and do not hold them
+
+
+class Sparing(io.FileIO):
+    """A file of which no more is read at once than a list of contents may take, whatever the file says of it."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(STRUCTURE_LIMIT if size is None or size < 0 else min(size, STRUCTURE_LIMIT))
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +112,7 @@ def _records(file: Path) -> dict[int, int]:
     """Where the records of a plain archive begin, with their sizes in bytes; what torch never writes is refused."""
     cut = MergeError(f"{file} is cut short or is no PyTorch file. Download it again.")
     try:
+        check_file(file)
         with file.open("rb") as stream:
             start = stream.read(8)
         if start[:1] == b"\x80":
@@ -113,7 +122,7 @@ def _records(file: Path) -> dict[int, int]:
             what = disguise(start)
             raise MergeError(f"{file} {what}") if what else cut
         size = file.stat().st_size
-        with zipfile.ZipFile(file) as archive:
+        with Sparing(file) as sparing, zipfile.ZipFile(sparing) as archive:
             records = archive.infolist()
             begins = [_begin(archive, record) for record in records]
             foreign = any(_foreign(archive, record) for record in records)

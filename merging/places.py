@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-LAYER = re.compile(r"^(?P<tower>.*?)\b(?:layers|layer|blocks|block|h)\.(?P<layer>\d+)\.(?P<module>.+)$")
+LAYER = re.compile(r"^(?P<tower>.*?)\b(?:layers|layer|blocks|block|h)\.(?P<layer>\d{1,9})\.(?P<module>.+)$")
 
 SHORT = {  # of a module in a layer
     "self_attn.q_proj": "q",

@@ -64,7 +64,8 @@ def check(
     if work and (words := crowded(work, 1 + written // SHARD)):
         problems.append(words)
     if out is not None:
-        tried(problems, target, out, written + (bytes_beside(work) if work else 0))
+        more = tried(problems, bytes_beside, work) if work else 0
+        tried(problems, target, out, written + (more or 0))
         problems += inside(out, recipe)
     if work is None:
         return Preflight(tuple(dict.fromkeys(problems)), recipe.warnings)

@@ -92,7 +92,7 @@ def thinned(groups: dict[int, Group], share: float, wanted: int) -> Sample:
     """About so many of the entries of these groups, which are that share of a model's, drawn evenly from each."""
     there = sum(group.size for group in groups.values())
     rate = wanted / max(there, 1)
-    if rate >= 1:
+    if rate >= 1 or not there:
         return Sample(groups, share)
     some = {index: _thinned(group, max(LEAST, int(rate * group.size))) for index, group in groups.items()}
     return Sample(some, share * sum(group.size for group in some.values()) / there)

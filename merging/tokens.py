@@ -103,9 +103,12 @@ def _with_added(rows: dict[str, int], folder: Path, names: list[str]) -> Tokens:
 
 def _of_lines(file: Path) -> dict[str, int]:
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise MergeError(f"{file} could not be read ({error}). Download it again.") from error
+    if text.count("\n") > MOST:
+        raise _damaged(file)
+    lines = text.split("\n")
     return {line.rstrip("\r"): row for row, line in enumerate(lines) if line or row < len(lines) - 1}
 
 

@@ -15,6 +15,7 @@ from ui.figures.looks import SCALE, SIGNED, plain
 from ui.figures.sketch import Sketch
 from ui.figures.stacked import NARROW, stacked
 
+SPARSE = 10_000  # cells of a heatmap, most of which may be holes
 COLUMNS = 3  # panels side by side
 LEVEL = 36  # pixels of labels that do not stand upright
 TALLEST = 560  # pixels of the coefficient heatmap, so that it can stay in sight beside the sliders
@@ -42,6 +43,8 @@ def grid(names: tuple[str, ...]) -> Grid:
     modules = sorted(dict.fromkeys(at.module for at in inside.values()), key=module_order)
     cells = {name: (at.row, at.module) for name, at in inside.items()}
     apart = {name: at.module for name, at in places.items() if at.layer is None}
+    if len(rows) * len(modules) > max(SPARSE, 10 * len(names)):  # nearly all holes, and more than a page can hold
+        return Grid([], [], {}, {name: name for name in names})
     return Grid(rows, modules, cells, apart)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from merging.document import RECIPE
+from merging.document import RECIPE, parsed
 from merging.errors import MergeError
 from merging.exporting import to_mergekit
 from merging.header import read_json
@@ -21,7 +21,8 @@ from merging.method import find_method
 from merging.provenance import STORY
 from merging.recipe import Recipe, load_recipe
 
-FRONT = re.compile(r"\A---\s*\n(.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
+FRONT = re.compile(r"\A---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
+LICENCE = re.compile(r"[\w .+-]{1,100}")
 LONGEST = 1 << 20  # characters of a card
 PICTURE = "layers.png"
 
@@ -51,8 +52,8 @@ def front_of(text: str) -> dict[str, Any]:
     """What stands at the top of a card; empty where it has nothing that can be read."""
     found = FRONT.match(text[:LONGEST])
     try:
-        told = yaml.safe_load(found[1]) if found else None
-    except (yaml.YAMLError, RecursionError):
+        told = parsed(found[1]) if found else None
+    except MergeError:
         return {}
     return told if isinstance(told, dict) else {}
 
@@ -74,8 +75,14 @@ def _source(role: str, path: Path, licence_of: Callable[[HubName], str]) -> Sour
     if hub:
         return Source(role, hub.repo, hub, licence_of(hub))
     card = (path if path.is_dir() else path.parent) / "README.md"
-    told = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
-    return Source(role, path.name, None, str(front_of(told).get("license") or ""))
+    told = ""
+    if card.is_file():
+        with card.open(encoding="utf-8", errors="replace") as stream:
+            told = stream.read(LONGEST)
+    licence = front_of(told).get("license")
+    if not isinstance(licence, str) or not LICENCE.fullmatch(licence):
+        licence = ""
+    return Source(role, path.name, None, licence)
 
 
 def _front(recipe: Recipe, sources: list[Source]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from merging.errors import MergeError
 from merging.hub.asking import asking
 from merging.hub.names import COMMIT, HubName
 
-NAME = re.compile(r"(?:[^/\\\0]+/)?[^/\\\0.][^/\\\0]*")  # of files that matter: no path that leads elsewhere
+NAME = re.compile(r"(?:[^/\\\0.][^/\\\0]*/)?[^/\\\0.][^/\\\0]*")  # of files that matter: no path that leads elsewhere
 PATIENCE = 20.0  # seconds that the Hub has for an answer
 
 

@@ -1,0 +1,132 @@
+"""Visitors of the running app: none has anything of another's, whatever they claim, and twenty at once are served."""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.attacks.conftest import ZOO, App, Visiting
+from tests.attacks.visitor import Visitor
+
+pytestmark = pytest.mark.e2e
+
+EXPERTS = ("bible", "python", "shakespeare")
+MANY = 20
+
+
+def listed(visitor: Visitor) -> str:
+    """The history that the visitor is shown."""
+    one = next(one for one in visitor.listening if visitor.named["history"] in one["outputs"])
+    return visitor.call(one).text
+
+
+def test_claims_of_other_visits_are_not_believed(attacked: App, visitor: Visitor, another: Visiting) -> None:
+    visitor.chooses(ZOO / "base", ZOO / "bible")
+    assert "Merged." in visitor.merges("of-one")
+    assert "of-one" in listed(visitor)
+    visitor["history-note"], visitor["history-one"] = "a note of one", 1
+    visitor.does("history-note", "blur")
+    thief = another()
+    forged = {"history": {"merges": [{"number": 1, "report": {"out": str(attacked.place / "of-one")}}], "count": 1}}
+
+    for name, event in (("delete", "click"), ("report", "click"), ("repeat", "click"), ("compare", "click")):
+        one = thief.on(f"history-{name}", event)
+        if not one["backend_fn"] or not one["inputs"]:
+            one = next(then for then in thief.listening if then.get("trigger_after") == one["id"])
+        for number in (1, [1], "1", -1):
+            claims = {"state": forged, "checkbox": True, "textbox": "a note"}
+            told = thief.call(one, [claims.get(thief.kinds[part], number) for part in one["inputs"]])
+            assert "of-one" not in told.text
+            assert "a note of one" not in told.text
+    thief["publish-name"] = "someone/stolen"
+    assert "Choose a merge above." in thief.does("publish-prepare", "click").text
+    assert "of-one" not in listed(thief)
+    assert not (attacked.around / "hub/someone/stolen").exists()
+    assert (attacked.place / "of-one/model.safetensors").is_file()
+    assert "a note of one" in listed(visitor)
+
+
+def test_nobody_learns_by_which_name_another_visit_goes(attacked: App, visitor: Visitor, another: Visiting) -> None:
+    visitor.chooses(ZOO / "base", ZOO / "python")
+    other = another()
+
+    told = [json.dumps(other.config), other.chooses(ZOO / "base", ZOO / "bible"), listed(other)]
+    told += [other.http.get(f"/gradio_api/{path}").text for path in ("queue/status", "startup-events", "app_id")]
+
+    assert not any(visitor.hash in text for text in told)
+    for guess in (visitor.hash[:-1], "", "*"):
+        with suppress(httpx.RemoteProtocolError):  # the app hangs up
+            assert "python" not in other.http.get("/gradio_api/queue/data", params={"session_hash": guess}).text
+
+
+def test_stopping_stops_ones_own_work_alone(attacked: App, visitor: Visitor, another: Visiting) -> None:
+    visitor.chooses(ZOO / "base", ZOO / "bible", ZOO / "python")
+    other = another()
+
+    with ThreadPoolExecutor(1) as pool:
+        said = pool.submit(visitor.asks, "And God said", **{"sample-length": 20})
+        for _ in range(4):
+            for button in ("stop", "sample-stop", "history-stop", "publish-stop", "hub-stop"):
+                other.does(button, "click")
+
+    assert "Stopped" not in said.result()
+    assert said.result().count("<pre>") == 4
+
+
+def work(url: str, number: int) -> tuple[Visitor, list[str], float, str, str, str]:
+    """All that one of many visitors does: models, a slider, a merge, a prompt, and a recipe that is opened."""
+    visitor = Visitor(url)
+    experts = [EXPERTS[number % 3], EXPERTS[(number + 1) % 3]]
+    scaling = round(0.3 + 0.05 * number, 2)
+    table = visitor.chooses(ZOO / "base", *(ZOO / name for name in experts), most=3)
+    assert all(name in table for name in experts)
+    kinds = ["ties", "pcb", "from"]
+    method = kinds[number % 3]
+    visitor["method"], visitor[f"{method}-lambda"] = method, scaling
+    moved = next(
+        one
+        for one in visitor.listening
+        if one["api_name"].startswith("on_move") and visitor.named[f"{method}-lambda"] in one["inputs"]
+    )
+    visitor.call(moved)
+    forecast = str(visitor["forecast-note"])
+    merged = visitor.merges(f"of-{number}")
+    answers = visitor.asks(f"In the year {number} ", **{"sample-length": 3})
+    opened = visitor.drops(yaml.safe_dump(recipe_of(experts, method, scaling)))
+    return visitor, experts, scaling, forecast + merged, answers, opened
+
+
+def recipe_of(experts: list[str], method: str, scaling: float) -> dict[str, Any]:
+    models = [{"model": str(ZOO / name)} for name in experts]
+    told = {"mergescope": 1, "merge_method": method, "base_model": str(ZOO / "base"), "models": models}
+    return {**told, "parameters": {"lambda": scaling}}
+
+
+def test_twenty_visitors_at_once_all_get_what_is_theirs(attacked: App) -> None:
+    printed = len(attacked.printed)
+
+    with ThreadPoolExecutor(MANY) as pool:
+        done = list(pool.map(lambda number: work(attacked.url, number), range(MANY)))
+
+    for number, (visitor, experts, scaling, said, answers, opened) in enumerate(done):
+        assert "Merged." in said
+        assert "% away from the base" in said
+        recipe = yaml.safe_load((attacked.place / f"of-{number}/mergescope.yaml").read_text())
+        assert [Path(model["model"]).name for model in recipe["models"]] == experts
+        assert recipe["parameters"]["lambda"] == scaling
+        assert answers.count("<pre>") == 4
+        assert all(f"<h3>{name}</h3>" in answers for name in ("base", *experts))
+        assert answers.count(f"In the year {number} ") == 4
+        assert "mine.yaml is open" in opened
+        mine = listed(visitor)
+        assert f"of-{number}" in mine
+        assert not any(f"of-{other}<" in mine for other in range(MANY) if other != number)
+    assert "Traceback" not in attacked.printed[printed:]
+    assert attacked.memory < 3 << 30

@@ -1,0 +1,53 @@
+"""What the server answers: what the page itself asks for, and nothing that other pages send, or that is too large."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+
+LARGEST = 32 << 20  # bytes of a request: a recipe of four million characters, however they are written
+READING = ("GET", "HEAD", "OPTIONS")
+LOOPBACK = ("127.0.0.1", "::1")
+HERE = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.IGNORECASE)
+# What Gradio offers and the page does without: files from visitors, and other servers' pages.
+UNUSED = re.compile(
+    r"/gradio_api/(upload|upload_progress|process_recording|component_server|stream|proxy=.*|deep_link|runs"
+    r"|run-history|(undo-)?vibe-[a-z-]+)(/.*)?|/monitoring(/.*)?"
+)
+
+
+class Guard:
+    """Stands before the app, and answers in its place what is refused."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        answered = self.app
+        if scope["type"] == "http" and (found := refusal(scope)):
+            answered = PlainTextResponse(found[1], found[0])
+        await answered(scope, receive, send)
+
+
+def refusal(scope: Any) -> tuple[int, str] | None:
+    """The status and the words with which a request is refused; None where it is not."""
+    method, path, headers = scope["method"], scope["path"], Headers(scope=scope)
+    host, server = headers.get("host", ""), scope.get("server") or ("",)
+    if server[0] in LOOPBACK and not HERE.fullmatch(host):  # a name that a stranger lets lead to this machine
+        return 403, "This app answers on this machine only, as 127.0.0.1 or localhost."
+    if UNUSED.fullmatch(path):
+        return 404, "There is nothing here."
+    if method in READING:
+        return None
+    origin = headers.get("origin", "")
+    known = not origin or origin.partition("://")[2] == host
+    site = headers.get("sec-fetch-site") or ("same-origin" if known else "cross-site")
+    if site not in ("same-origin", "none"):
+        return 403, "Another page asked for this, and only this app's own page may."
+    length = headers.get("content-length", "")
+    if not length.isdecimal():
+        return 411, "How long the request is must be said."
+    return (413, "This is too large.") if int(length) > LARGEST else None
