@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from merging import space
 from merging.errors import MergeError, MergeStopped
 from merging.hub.card import card_of
 from merging.hub.models import licence_of
@@ -23,6 +24,7 @@ from ui.errors import notice, worded
 from ui.jobs import Job, stoppable
 from ui.pace import Pace, bar
 
+UNSIGNED = "Nobody can sign in here: the README of this Space lacks `hf_oauth: true`. Download the merge instead."
 WHERE = "As owner/name. It must be free: nothing on the Hub is ever overwritten."
 
 
@@ -51,6 +53,10 @@ class Prepared:
 
 def publish_panel() -> Publishing:
     with gr.Accordion("Publish it on the Hub", open=False, elem_id="publish"):
+        if space.signs_in():
+            gr.LoginButton(size="sm", elem_id="publish-sign-in")
+        elif space.here():
+            gr.HTML(notice(UNSIGNED, "info"), padding=False)
         with gr.Row():
             name = gr.Textbox(
                 label="Name on the Hub", info=WHERE, placeholder="owner/name", max_lines=1, min_width=260,

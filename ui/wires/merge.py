@@ -12,9 +12,9 @@ from merging.recipe import Recipe
 from merging.report import Report
 from ui.errors import notice
 from ui.events import PRIVATE, QUIET, after
-from ui.folders import fresh_folder, next_folder
-from ui.jobs import announce, running
-from ui.merge_panel import estimate, refused, run_merge
+from ui.folders import fresh_folder, next_folder, placed
+from ui.jobs import announce, dismiss, running
+from ui.merge_panel import caption, estimate, refused, run_merge
 from ui.models_panel import Selection
 from ui.pace import bar
 from ui.page import Page
@@ -31,19 +31,21 @@ def wire(page: Page) -> None:
 
     def on_run(request: gr.Request, chosen: Selection, output: str, *values: Any) -> Iterator[tuple[str, Any]]:
         try:
+            place = placed(output, request.session_hash or "")
             recipe = page.recipe(chosen, values, all_of_them=True) if chosen.base else None
         except MergeError as error:
+            dismiss(request.session_hash or "", "merge")
             yield notice(str(error)), None
             return
-        for shown, report in run_merge(recipe, output, request.session_hash or ""):
+        for shown, report in run_merge(recipe, place, request.session_hash or ""):
             yield shown, (recipe, report) if recipe and report else None
 
     def on_made(visit: Visit, told: tuple[Recipe, Report] | None) -> Any:
         return visit.merged(*told) if told else gr.skip()
 
-    def on_merged(output: str, visit: Visit) -> Any:
+    def on_merged(request: gr.Request, output: str, visit: Visit) -> Any:
         merges = visit.history.merges
-        return next_folder(output, merges[-1] if merges else None)
+        return next_folder(output, merges[-1] if merges else None, request.session_hash or "")
 
     made = gr.State(None)  # by the last run: the recipe and the report, or nothing
     ran = merging.run.click(
@@ -57,8 +59,7 @@ def wire(page: Page) -> None:
         on_run,
         [selection, merging.output, *page.form],
         [merging.status, made],
-        concurrency_limit=1,
-        concurrency_id="merge",
+        concurrency_limit=None,  # who waits is in a line of ours, which says how many are before
         show_progress="hidden",
         **PRIVATE,
     )
@@ -84,13 +85,21 @@ def _wire_estimate(page: Page, named: list[Any]) -> None:
     def on_change(request: gr.Request, chosen: Selection, output: str, *values: Any) -> tuple[str, Any]:
         visitor = request.session_hash or ""
         try:
+            place = placed(output, visitor)
+        except MergeError as error:
+            return caption(str(error)), button(visitor, str(error))
+        try:
             recipe = page.recipe(chosen, values, all_of_them=True) if chosen.base else None
         except MergeError as error:
-            return notice(str(error)), button(visitor, refused(output))
-        return estimate(recipe, output), button(visitor, refused(output, recipe))
+            return notice(str(error)), button(visitor, refused(place))
+        return estimate(recipe, place), button(visitor, refused(place, recipe))
 
     def on_name(request: gr.Request, output: str) -> Any:
-        return button(request.session_hash or "", refused(output))
+        visitor = request.session_hash or ""
+        try:
+            return button(visitor, refused(placed(output, visitor)))
+        except MergeError as error:
+            return button(visitor, str(error))
 
     merging, selection = page.merging, page.models.selection
     given = [selection, merging.output, *page.form]

@@ -30,12 +30,23 @@ def wire(page: Page) -> None:
         announce(request.session_hash or "", "publish")
         return working()
 
-    def on_prepare(request: gr.Request, now: Visit, one: int | None, name: str) -> Iterator[tuple[Any, ...]]:
-        for said, named, card, prepared in prepare(folder_of(now, one), name, request.session_hash or ""):
+    def on_prepare(
+        request: gr.Request, token: gr.OAuthToken | None, now: Visit, one: int | None, name: str
+    ) -> Iterator[tuple[Any, ...]]:
+        folder, visitor = folder_of(now, one), request.session_hash or ""
+        for said, named, card, prepared in prepare(folder, name, visitor, token.token if token else None):
             yield said, named, gr.Textbox(card or "", visible=bool(card)), prepared, pictured(prepared)
 
-    def on_run(request: gr.Request, prepared: Prepared | None, name: str, card: str, private: bool) -> Iterator[str]:
-        yield from run_publish(prepared, name, card, private, request.session_hash or "")
+    def on_run(
+        request: gr.Request,
+        token: gr.OAuthToken | None,  # of whoever is signed in to a Space; elsewhere that of the machine is taken
+        prepared: Prepared | None,
+        name: str,
+        card: str,
+        private: bool,
+    ) -> Iterator[str]:
+        visitor = request.session_hash or ""
+        yield from run_publish(prepared, name, card, private, visitor, token.token if token else None)
 
     def on_other() -> tuple[Any, ...]:
         """Another merge is chosen, which has no card yet."""
