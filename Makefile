@@ -1,5 +1,5 @@
 # make run: the app.  make test: every test.  make check: format, lint, types.  make fix: what can be put right by itself.
-# make docs: the pages that follow from the code.
+# make docs: the pages that follow from the code.  make space: the folder of a Hugging Face Space, in build/space.
 
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install -qq --disable-pip-version-check
@@ -7,7 +7,7 @@ APT = $$(test "$$(id -u)" = 0 || echo sudo) env DEBIAN_FRONTEND=noninteractive a
 SOURCES = $(wildcard merging ui tests bench docs zoo app.py)
 TYPED = $(wildcard merging ui app.py)
 
-.PHONY: run test check fix docs browser
+.PHONY: run test check fix docs space browser
 
 run: .venv/installed
 	@.venv/bin/python app.py
@@ -28,6 +28,9 @@ fix: .venv/installed-dev
 
 docs: .venv/installed
 	@.venv/bin/python docs/pages.py
+
+space: .venv/installed
+	@.venv/bin/python docs/space.py
 
 # An empty file says that something was installed, and is older than the requirements when they have changed since.
 .venv/created:

@@ -29,12 +29,13 @@ LFS = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch")
 
 @dataclass
 class Asked:
-    """A request that came: its method, path, range of bytes, and whether it brought the token."""
+    """A request that came: its method, path and range of bytes, its token, and whether that is ours."""
 
     method: str
     path: str
     bytes: str = ""
     signed: bool = False
+    token: str = ""
 
 
 @dataclass
@@ -138,8 +139,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         body = self._body()
-        signed = self.headers.get("Authorization", "") == f"Bearer {TOKEN}"
-        self.hub.asked.append(Asked(self.command, path, self.headers.get("Range", ""), signed))
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        signed = token == TOKEN
+        self.hub.asked.append(Asked(self.command, path, self.headers.get("Range", ""), signed, token))
         if path == "/api/whoami-v2":
             return self._whoami(signed)
         if path == "/api/models":

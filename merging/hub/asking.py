@@ -12,7 +12,7 @@ from merging.hub.names import COMMIT, HubName
 
 def sign_in() -> str:
     """What whoever is not signed in has to do."""
-    return "sign in with the button in step 5" if space.here() else "sign in with `hf auth login`"
+    return "sign in at the top of the page" if space.here() else "sign in with `hf auth login`"
 
 
 @contextmanager

@@ -146,7 +146,7 @@ def test_a_space_reads_public_models_that_are_not_too_large(asker: Asker, monkey
 def test_a_token_of_the_machine_is_nobodys_who_visits(in_a_space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_owner")
 
-    with pytest.raises(MergeError, match="Nobody is signed in to the Hub: sign in with the button in step 5"):
+    with pytest.raises(MergeError, match="Nobody is signed in to the Hub: sign in at the top of the page"):
         account()
 
 

@@ -27,7 +27,6 @@ from ui.history_panel import listed
 from ui.jobs import stoppable
 from ui.merges import expire, home, make_room
 from ui.models_panel import choose
-from ui.publish_panel import publish_panel
 from ui.visit import Visit
 
 RECIPE = Recipe("linear", family.BASE, family.EXPERTS)
@@ -227,14 +226,17 @@ def test_the_hub_is_asked_with_the_token_of_whoever_is_signed_in(
     assert asked == (["hf_theirs", "hf_theirs"] if signed else [None, None])
 
 
-def test_a_space_with_sign_in_has_a_button_for_it(in_a_space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_space_with_sign_in_says_who_would_publish(in_a_space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OAUTH_CLIENT_ID", "known")
     monkeypatch.setattr("gradio.routes.attach_oauth", lambda app: None)  # what it needs is installed in Spaces alone
+    demo = build()
+    said = next(block for block in demo.blocks.values() if "Nobody can sign in" in str(getattr(block, "value", "")))
+    [load] = [function.fn for function in demo.fns.values() if function.outputs == [said]]
 
-    with gr.Blocks() as demo:
-        publish_panel()
-
-    assert any(isinstance(block, gr.LoginButton) for block in demo.blocks.values())
+    assert isinstance(Screen(demo).named["sign-in"], gr.LoginButton)
+    assert "Do so before you merge" in load(None)
+    known = {"name": "Some One", "preferred_username": "<some>", "profile": "", "picture": ""}
+    assert "You are signed in as &lt;some&gt;" in load(gr.OAuthProfile(known))
 
 
 def test_what_is_asked_of_a_lent_gpu_reaches_another_process() -> None:

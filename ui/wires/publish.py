@@ -8,11 +8,12 @@ from typing import Any
 
 import gradio as gr
 
+from merging import space
 from merging.errors import MergeError
 from ui.events import PRIVATE, QUIET
 from ui.jobs import announce
 from ui.page import Page
-from ui.publish_panel import Prepared, pictured, prepare, run_publish
+from ui.publish_panel import Prepared, pictured, prepare, run_publish, signed_in
 from ui.visit import Visit
 from ui.wires.ends import stopper, wire_end, working
 
@@ -25,6 +26,9 @@ def wire(page: Page) -> None:
             return now.history.of(one or 0).report.out
         except MergeError:
             return None
+
+    def on_load(profile: gr.OAuthProfile | None) -> str:
+        return signed_in(profile.username if profile else "")
 
     def on_click(request: gr.Request) -> tuple[Any, Any]:
         announce(request.session_hash or "", "publish")
@@ -53,6 +57,8 @@ def wire(page: Page) -> None:
         return "", gr.Textbox("", visible=False), None, "", gr.Button(interactive=False)
 
     pressed: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}
+    if space.signs_in():
+        page.demo.load(on_load, None, parts.who, **pressed)
     card = [parts.said, parts.name, parts.card, parts.prepared, parts.shown]
     ready = parts.prepare.click(on_click, None, [parts.prepare, parts.stop], queue=False, **pressed).then(
         on_prepare, [page.visit, past.one, parts.name], card, concurrency_limit=2, **pressed
