@@ -1,5 +1,6 @@
 # make run: the app.  make test: every test.  make check: format, lint, types.  make fix: what can be put right by itself.
 # make docs: the pages that follow from the code.  make fuzz: what reads strangers' files, with 100,000 of them.
+# make space: the folder of a Hugging Face Space, in build/space.
 
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install -qq --disable-pip-version-check
@@ -7,7 +8,7 @@ APT = $$(test "$$(id -u)" = 0 || echo sudo) env DEBIAN_FRONTEND=noninteractive a
 SOURCES = $(wildcard merging ui tests bench docs zoo app.py)
 TYPED = $(wildcard merging ui app.py)
 
-.PHONY: run test check fix docs fuzz browser
+.PHONY: run test check fix docs fuzz space browser
 
 run: .venv/installed
 	@.venv/bin/python app.py
@@ -31,6 +32,9 @@ fuzz: .venv/installed-dev
 
 docs: .venv/installed
 	@.venv/bin/python docs/pages.py
+
+space: .venv/installed
+	@.venv/bin/python docs/space.py
 
 # An empty file says that something was installed, and is older than the requirements when they have changed since.
 .venv/created:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from merging import space
 from merging.errors import MergeError
 from merging.fp8 import lifted
 from merging.header import FLOATS, OTHERS, Entry, read_header, read_json
@@ -186,6 +187,8 @@ def _gathered(model: Checkpoint, files: Iterable[Path]) -> Checkpoint:
 
 
 def _found(path: str | Path) -> Path:
+    if words := space.opens(path):
+        raise MergeError(words)
     try:
         path = Path(path).expanduser()
         there = path.exists()

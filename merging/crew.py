@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from merging import kernels
+from merging import kernels, space
 from merging.errors import MergeStopped
 from merging.lazy import torch
 
@@ -133,7 +133,7 @@ def crew(workers: int, stop: threading.Event | None) -> Iterator[Crew]:
     with _counting:
         _threads.append(torch.get_num_threads())
         _one_thread_each()
-    members = Crew(workers, stop)
+    members = Crew(space.hands(workers), stop)
     try:
         yield members
     finally:

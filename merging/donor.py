@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from merging import space
 from merging.checkpoint import Checkpoint
 from merging.errors import MergeError
 from merging.header import read_json
@@ -36,7 +37,7 @@ def vocabulary_of(base: Checkpoint, experts: list[Checkpoint], source: str = "")
 def _folder(source: str) -> Path | None:
     try:
         folder = Path(source).expanduser()
-        return folder if folder.is_dir() else None
+        return folder if folder.is_dir() and not space.opens(source) else None
     except (OSError, RuntimeError, ValueError):  # too long, `~name` of nobody, a NUL
         return None
 

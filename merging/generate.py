@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from merging import space
 from merging.adapter import open_base, open_expert
 from merging.errors import MergeError
 from merging.lazy import torch
@@ -74,6 +75,7 @@ class Asked(NamedTuple):
 class Shelf:
     """Models in memory, shared by all visitors: the least recently used goes first when room is needed."""
 
+    device: str = "cpu"
     models: OrderedDict[tuple[Any, ...], Loaded] = field(default_factory=OrderedDict)
     lock: threading.RLock = field(default_factory=threading.RLock)  # held for a moment, to look or to put
     loading: threading.Lock = field(default_factory=threading.Lock)  # whose turn it is
@@ -93,6 +95,7 @@ class Shelf:
             with self.lock:
                 self._make_room(key, size, name)
             loaded = made()
+            loaded.model.to(self.device)
             with self.lock:
                 self.models[key] = loaded
             return loaded
@@ -137,6 +140,8 @@ SHELF = Shelf()
 
 def free_memory() -> int:
     """Bytes that can be had without swapping. Linux tells; elsewhere half of all memory is taken for free."""
+    if space.here():
+        return space.memory_left()
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -150,7 +155,11 @@ def free_memory() -> int:
 
 
 def answers(
-    models: Sequence[Path | Unwritten], base: Path, ask: Ask, stop: threading.Event | None = None
+    models: Sequence[Path | Unwritten],
+    base: Path,
+    ask: Ask,
+    stop: threading.Event | None = None,
+    shelf: Shelf | None = None,
 ) -> Iterator[list[Answer]]:
     """What all models, on disk or merged in memory, have said so far, every time each has said one more token.
 
@@ -158,9 +167,9 @@ def answers(
     why and keeps no other from answering.
     """
     ask.checked()
-    stop = stop or threading.Event()
+    stop, shelf = stop or threading.Event(), shelf or SHELF
     told = [Answer() for _ in models]
-    for batch in _batches(models, base):
+    for batch in _batches(models, base, shelf):
         streams = {}
         for index in batch:
             if stop.is_set():
@@ -168,7 +177,7 @@ def answers(
             told[index] = Answer(state="loading")
             yield list(told)
             try:
-                streams[index] = _stream(SHELF.take(models[index], base), ask)
+                streams[index] = _stream(shelf.take(models[index], base), ask)
             except MergeError as error:
                 told[index] = Answer(state="done", error=str(error))
         while streams and not stop.is_set():
@@ -188,7 +197,7 @@ def _next(stream: Iterator[Answer], before: Answer) -> Answer:
         return replace(before, state="done", error=str(error))
 
 
-def _batches(models: Sequence[Path | Unwritten], base: Path) -> Iterator[list[int]]:
+def _batches(models: Sequence[Path | Unwritten], base: Path, shelf: Shelf) -> Iterator[list[int]]:
     """Models that fit the memory together, each at least alone."""
     batch: list[int] = []
     filled = 0
@@ -197,7 +206,7 @@ def _batches(models: Sequence[Path | Unwritten], base: Path) -> Iterator[list[in
             size = memory_of(open_expert(model, open_base(base)) if isinstance(model, Path) else model)
         except MergeError:
             size = 0  # it will say why when it is its turn
-        if batch and filled + size > SHELF.room():
+        if batch and filled + size > shelf.room():
             yield batch
             batch, filled = [], 0
         batch.append(index)
@@ -220,9 +229,9 @@ def _stream(loaded: Loaded, ask: Ask) -> Iterator[Answer]:
             words = f"The tokenizer gives a token the row {max(tokens):,}, and the model has {rows:,} rows"
             raise MergeError(f"{words}. Put the tokenizer that belongs to it into its folder.")
         with torch.inference_mode():  # left before every answer: it is the thread's, whoever else works there meanwhile
-            out = model(input_ids=torch.tensor([tokens]), past_key_values=past, use_cache=True)
+            out = model(input_ids=torch.tensor([tokens], device=model.device), past_key_values=past, use_cache=True)
             past = out.past_key_values
-            token = _draw(out.logits[0, -1].float(), ask, generator)
+            token = _draw(out.logits[0, -1].float().cpu(), ask, generator)
         if token in ends:
             return
         said.append(token)

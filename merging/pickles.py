@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merging import space
 from merging.errors import MergeError
 from merging.formats import disguise
 from merging.header import FLOATS, FP8, OTHERS, POWERS, Entry, check_file
@@ -88,6 +89,8 @@ def _reach(values: Tensor) -> int:
 
 def read_pickle(file: Path) -> tuple[list[Entry], dict[str, Made], list[str]]:
     """The tensors of a PyTorch file, how each is read, and what the user should know; MergeError if it is unsafe."""
+    if words := space.unpickled(file):
+        raise MergeError(words)
     records = _records(file)
     tensors, left = _tensors(file, _load(file))
     if not tensors:

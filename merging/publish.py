@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+from merging import space
 from merging.errors import MergeError
 from merging.sizes import in_words
 
@@ -21,6 +22,8 @@ def target(out: str | Path, size: int) -> Path:
 
     The folder must not hold anything.
     """
+    if words := space.writes(out):
+        raise MergeError(words)
     try:
         place = Path(out).expanduser().resolve()
         if place.exists() and (not place.is_dir() or any(place.iterdir())):

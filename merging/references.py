@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from merging import space
 from merging.errors import MergeError
 from merging.hub.cached import commit_of, downloaded, previewed
 from merging.hub.names import hub_name
@@ -21,7 +22,7 @@ def under(folder: Path, told: Any) -> Path:
     place = _under(folder, path)
     if os.path.exists(place.expanduser()) or not hub_name(path):
         return place
-    return downloaded(path) or Path(path)
+    return _on_the_hub(path) or Path(path)
 
 
 def resolved(folder: Path, told: Any, base: Path | None) -> Path:
@@ -34,7 +35,7 @@ def resolved(folder: Path, told: Any, base: Path | None) -> Path:
         path, lora = _split(folder, path)
     model = _there(folder, path)
     if not lora:
-        return model or downloaded(path) or (Path(path) if hub_name(path) else _under(folder, path))
+        return model or _on_the_hub(path) or (Path(path) if hub_name(path) else _under(folder, path))
     adapter = _there(folder, lora)
     if not adapter or not base or model != base:
         raise MergeError(
@@ -60,6 +61,11 @@ def relative(path: Path, folder: Path) -> str:
 def donor(path: str) -> str:
     """The path of a tokenizer's model, told apart from the words that mean something else there."""
     return f"./{path}" if path in DONORS else path
+
+
+def _on_the_hub(path: str) -> Path | None:
+    """The folder of a model that was downloaded; in a Space models of the Hub are told by their names alone."""
+    return None if space.here() else downloaded(path)
 
 
 def _parts(told: Any) -> tuple[str, str]:

@@ -33,13 +33,14 @@ LFS = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch")
 
 @dataclass
 class Asked:
-    """A request that came: its method, path, range of bytes, and whether it brought the token."""
+    """A request that came: its method, path and range of bytes, its token, and whether that is ours."""
 
     method: str
     path: str
     bytes: str = ""
     signed: bool = False
     host: str = ""
+    token: str = ""
 
 
 @dataclass
@@ -169,9 +170,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path).removeprefix(ELSEWHERE)
         body = self._body()
-        signed = self.headers.get("Authorization", "") == f"Bearer {TOKEN}"
-        host = self.headers.get("Host", "").partition(":")[0]
-        self.hub.asked.append(Asked(self.command, path, self.headers.get("Range", ""), signed, host))
+        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+        signed, host = token == TOKEN, self.headers.get("Host", "").partition(":")[0]
+        self.hub.asked.append(Asked(self.command, path, self.headers.get("Range", ""), signed, host, token))
         if path == "/api/whoami-v2":
             return self._whoami(signed)
         if path == "/api/models":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from merging import space
 from ui import family
 from ui.draft import Draft, Standing
 from ui.events import PRIVATE
@@ -77,6 +78,8 @@ def _header() -> gr.Button:
         gr.HTML(
             "<h1>Mergescope</h1><p>See what merging fine-tuned models will do, and then do it.</p>", elem_id="title"
         )
+        if space.signs_in():
+            gr.LoginButton("Sign in", "Sign out {}", variant="secondary", size="sm", scale=0, elem_id="sign-in")
         opener = gr.Button("Lessons", size="sm", elem_id="lessons-open", scale=0)
         theme = gr.Button("Light or dark", size="sm", elem_id="theme", scale=0)
         theme.click(None, None, None, js="() => { document.body.classList.toggle('dark'); }", **PRIVATE)

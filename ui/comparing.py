@@ -11,6 +11,7 @@ from merging.adapter import open_base, open_expert
 from merging.adapter_predictions import of_tensors, predict_adapter
 from merging.compare import Comparison, compare
 from merging.errors import MergeStopped
+from merging.hub.room import using
 from merging.predictions import Prediction
 from merging.predictor import Predictor
 from merging.recent import Recent
@@ -112,9 +113,10 @@ def _read(selection: Selection, tell: Callable[[tuple[float, Comparison | None]]
         tell((done / total, newest[-1]))
 
     try:
-        base = open_base(selection.base)
-        experts = [open_expert(path, base) for path in selection.fitting]
-        found = compare(base, experts, on_step, stop, on_part=newest.append, cached=True)
+        with using(selection.base, *selection.fitting):
+            base = open_base(selection.base)
+            experts = [open_expert(path, base) for path in selection.fitting]
+            found = compare(base, experts, on_step, stop, on_part=newest.append, cached=True)
         if not stop.is_set():  # what was stopped does not turn up a moment later
             _known.put(selection.key, {"model": Predictor(found)})
     finally:

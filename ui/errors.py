@@ -5,11 +5,12 @@ from __future__ import annotations
 import html
 import re
 
+from merging import space
 from merging.errors import MergeError
 
+TELLS = "log of this Space, which its owner sees," if space.here() else "terminal in which Mergescope runs"
 UNFORESEEN = (
-    "Something went wrong here. Nothing that you have set or written is lost: try again. The terminal in which "
-    "Mergescope runs tells more."
+    f"Something went wrong here. Nothing that you have set or written is lost: try again. The {TELLS} tells more."
 )
 
 
@@ -32,4 +33,4 @@ def notice(text: str, kind: str = "error") -> str:
 
 def escaped(sentence: str) -> str:
     """HTML of a sentence of ours, with what stands between backticks as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(sentence))
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(space.hidden(sentence)))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import html
 import shlex
 from pathlib import Path
+from urllib.parse import quote
 
+from merging import space
 from merging.adapter_config import CONFIG
 from merging.header import read_json
 from merging.report import Report, by_fate
@@ -24,16 +26,33 @@ def finished(report: Report, base: Path | None) -> str:
     use = _adapter(report, base) if adapter else _model(report.out)
     return (
         f'<div class="notice good" role="status"><b>Merged{" into one LoRA adapter" if adapter else ""}.</b> {size}<br>'
-        f"<code>{html.escape(str(report.out))}</code>"
+        f"<code>{html.escape(called(report.out))}</code>{_downloads(report.out) if space.here() else ''}"
         f"{use}{_verify(report.out)}{_warnings(report.warnings)}{_others(report.fates)}</div>"
     )
+
+
+def called(out: Path) -> str:
+    """What a merge's folder is called on the screen: by its name where its place is nobody's business."""
+    return out.name if space.here() else str(out)
+
+
+def _downloads(out: Path) -> str:
+    """The files of a merge, to be downloaded while the Space keeps it; the largest first."""
+    files = sorted((file.stat().st_size, file) for file in out.rglob("*") if file.is_file())
+    links = "".join(
+        f'<li><a href="gradio_api/file={quote(str(file))}" download="{html.escape(file.name, quote=True)}">'
+        f"{html.escape(file.relative_to(out).as_posix())}</a> {in_words(size)}</li>"
+        for size, file in reversed(files)
+    )
+    words = f"Its files, here for {space.KEPT // 3600} hours and no longer: publish it in step 5, or download them."
+    return f'<p>{words}</p><ul class="files">{links}</ul>'
 
 
 def _model(out: Path) -> str:
     """How to load a model."""
     if not (out / "config.json").is_file():
         return "<p>The base has no config.json: add one to load the merge with transformers.</p>"
-    load = f'AutoModelForCausalLM.from_pretrained("{html.escape(str(out))}")'
+    load = f'AutoModelForCausalLM.from_pretrained("{html.escape(called(out))}")'
     return f"<p>To load it:</p><pre>{load}</pre>"
 
 
@@ -47,7 +66,7 @@ def _adapter(report: Report, base: Path | None) -> str:
     ground = str(base.absolute()) if base else str(config.get("base_model_name_or_path") or "the base")
     lines = (
         f'model = AutoModelForCausalLM.from_pretrained("{ground}")',
-        f'model = PeftModel.from_pretrained(model, "{report.out}")',
+        f'model = PeftModel.from_pretrained(model, "{called(report.out)}")',
     )
     return f"<p>{words} To load it with peft:</p><pre>{html.escape(chr(10).join(lines))}</pre>"
 
@@ -60,7 +79,7 @@ def ranks_in_words(ranks: list[int]) -> str:
 
 def _verify(out: Path) -> str:
     """How to check the result later."""
-    verify = f"<pre>python -m merging verify {html.escape(shlex.quote(str(out)))}</pre>"
+    verify = f"<pre>python -m merging verify {html.escape(shlex.quote(called(out)))}</pre>"
     return f"<p>Its files were checked, and hold checksums. To check every byte again later:</p>{verify}"
 
 

@@ -10,18 +10,37 @@ from typing import Any
 
 import gradio as gr
 
+from merging import space
+from merging.errors import MergeError
 from merging.history import Past
+from ui.merges import home
 
 
 def fresh_folder() -> str:
     """A folder name that is not taken, told apart by the time, and for visitors of one second by some letters."""
     letters = "".join(secrets.choice(string.ascii_lowercase) for _ in range(4))
-    return str(Path("merges") / f"{datetime.now():%Y-%m-%d-%H%M%S}-{letters}")
+    name = f"{datetime.now():%Y-%m-%d-%H%M%S}-{letters}"
+    return name if space.here() else str(Path("merges") / name)
 
 
-def next_folder(output: str, last: Past | None) -> Any:
+def placed(told: str, visitor: str) -> str:
+    """The folder that a visitor has told; in a Space one of the visitor's own, by name. MergeError if it is none."""
+    name = told.strip()
+    if not name or not space.here():
+        return name
+    if not space.NAME.fullmatch(name):
+        words = f"`{name}` cannot be the name of a merge here"
+        raise MergeError(f"{words}. Use letters, digits, dots, dashes and underscores, 100 at most.")
+    return str(home(visitor) / name)
+
+
+def next_folder(output: str, last: Past | None, visitor: str) -> Any:
     """Another folder for the next merge, where the one named is that of the last; what was typed since is kept."""
-    if last is None or unplaceable(output) or Path(output.strip()).expanduser().resolve() != last.report.out.resolve():
+    try:
+        output = placed(output, visitor)
+    except MergeError:
+        return gr.skip()
+    if last is None or unplaceable(output) or Path(output).expanduser().resolve() != last.report.out.resolve():
         return gr.skip()
     return fresh_folder()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import gradio as gr
 
+from merging import space
 from ui.downloads import room
 from ui.drop_zone import DropZone
 from ui.edit_panel import Editing, edit_panel
@@ -96,7 +97,7 @@ def forecast_panel() -> Forecast:
             )
             path = gr.Textbox(
                 label="Or the path of one", placeholder="merges/…", max_lines=1, elem_id="recipe-path",
-                info="A YAML file, or a merged model's folder. Press Enter.",
+                info="A YAML file, or a merged model's folder. Press Enter.", visible=not space.here(),
             )  # fmt: skip
     return Forecast(
         view, tabs, caption, plot, editing, effect, effects, hold, gr.State(None), holding, compared, difference,

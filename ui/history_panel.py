@@ -14,11 +14,13 @@ from merging.history import LONGEST, Change, History
 from merging.recipe import Recipe
 from merging.sizes import in_words
 from ui.downloads import room
+from ui.finished import called
 from ui.held import values_of
 from ui.plot_view import PlotView
 from ui.plots import norms_figure
 from ui.publish_panel import Publishing, publish_panel
 
+GONE = " (not there any more)"
 EMPTY = '<p class="caption">Every merge that you write on this visit is listed here.</p>'
 
 
@@ -82,7 +84,7 @@ def listed(history: History) -> str:
         f"<tr><td>{past.number}</td>{_method(past.method, past.recipe)}<td>{html.escape(', '.join(past.experts))}</td>"
         f"<td>{past.when:%H:%M}</td><td>{past.report.seconds:.1f} s</td><td>{in_words(past.report.bytes)}</td>"
         f'<td class="note">{html.escape(past.note)}</td>'
-        f'<td class="path">{html.escape(str(past.report.out))}{"" if past.there else " (not there any more)"}</td></tr>'
+        f'<td class="path">{html.escape(called(past.report.out))}{"" if past.there else GONE}</td></tr>'
         for past in reversed(history.merges)
     )
     return (

@@ -11,8 +11,10 @@ from typing import Any
 
 import gradio as gr
 
+from merging import space
 from merging.errors import MergeError, MergeStopped
 from merging.hub.fetch import fetch, left_of
+from merging.hub.room import using
 from merging.hub.search import FAMILIES, Family, Found
 from merging.sizes import in_words
 from merging.words import listed
@@ -62,10 +64,10 @@ def hub_panel() -> HubParts:
                 )
             said = gr.HTML(elem_id="hub-said", padding=False)
         with gr.Column(min_width=280):
+            fitting = [(one.title, one.base) for one in FAMILIES if not space.too_large(one.base, one.bytes)]
             family = gr.Radio(
-                [(one.title, one.base) for one in FAMILIES], label="Or a family of models that belong together",
-                info=" ", elem_id="hub-family",
-            )  # fmt: skip
+                fitting, label="Or a family of models that belong together", info=" ", elem_id="hub-family"
+            )
             choose = gr.Button("Choose its models", size="sm", interactive=False, elem_id="hub-open")
     return HubParts(
         left, download, stop, status, gr.State(None), words, search, found, as_base, as_expert, said, family, choose
@@ -113,7 +115,7 @@ def download(far: tuple[str, ...], visitor: str) -> Iterator[tuple[str, object |
             before += one.bytes
 
     yield bar(0, "Asking the Hub", ""), None
-    with stoppable(visitor, "download") as stop:
+    with stoppable(visitor, "download") as stop, using(*far):
         job = Job(work)
         for done in job:
             yield pace.told(done, total), None

@@ -11,6 +11,7 @@ from typing import Any
 from merging.errors import MergeStopped
 
 STOPS: dict[tuple[str, str], threading.Event] = {}  # by visitor and kind of work
+WORKING: list[tuple[str, str]] = []  # visitors and kinds of the works that run
 
 
 def announce(visitor: str, kind: str) -> None:
@@ -25,6 +26,11 @@ def dismiss(visitor: str, kind: str) -> None:
         event.set()
 
 
+def at_work() -> list[tuple[str, str]]:
+    """The visitors whose work runs, and its kinds."""
+    return list(WORKING)
+
+
 def running(visitor: str, kind: str) -> bool:
     """Whether the visitor's work of this kind has begun and not ended."""
     return (visitor, kind) in STOPS
@@ -34,10 +40,12 @@ def running(visitor: str, kind: str) -> bool:
 def stoppable(visitor: str, kind: str) -> Iterator[threading.Event]:
     """An event that is set when this visitor asks this kind of work to stop, or when the work is abandoned."""
     event = STOPS.setdefault((visitor, kind), threading.Event())
+    WORKING.append((visitor, kind))
     try:
         yield event
     finally:
         event.set()
+        WORKING.remove((visitor, kind))
         if STOPS.get((visitor, kind)) is event:
             del STOPS[visitor, kind]
 

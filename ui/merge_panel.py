@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
+from merging import space
 from merging.engine import Step, merge
 from merging.errors import MergeError, MergeStopped, RecipeError
 from merging.findings import inside
 from merging.hub.models import fetched, on_the_hub, pinned
+from merging.hub.room import using
 from merging.method import ADAPTERS, find_method
 from merging.preflight import Preflight, check
 from merging.publish import beside, target
@@ -28,6 +30,8 @@ from ui.events import PRIVATE
 from ui.finished import finished, ranks_in_words
 from ui.folders import fresh_folder, unplaceable
 from ui.jobs import Job, stoppable
+from ui.line import MERGING, its_turn
+from ui.merges import make_room
 from ui.method_panel import method_panel
 from ui.models_panel import Selection
 from ui.pace import bar, span
@@ -63,7 +67,9 @@ def merge_panel(selection: gr.State) -> Merge:
     weights, filled = gr.Textbox("{}", visible="hidden", elem_id="expert-weights"), gr.State(None)
     _weight_sliders(form["method"], selection, weights, filled)
     form |= result_panel(form["method"], selection)
-    output = gr.Textbox(fresh_folder(), label="Output folder", elem_id="output", info="It must not hold anything.")
+    words = "Yours for two hours: download or publish it." if space.here() else "It must not hold anything."
+    label = "Name of the merge" if space.here() else "Output folder"
+    output = gr.Textbox(fresh_folder(), label=label, elem_id="output", info=words)
     far = gr.Radio(FAR, value=DOWNLOAD, label="Models on the Hub", info=" ", visible=False, elem_id="far")
     with gr.Row():
         run = gr.Button("Merge", variant="primary", elem_id="run")
@@ -128,9 +134,14 @@ def estimate(recipe: Recipe | None, output: str, far: str = DOWNLOAD) -> str:
     if recipe is None or not recipe.experts:
         return ""
     if not output.strip() or unplaceable(output):
-        return f'<p class="caption">{escaped(refused(output))}</p>'
+        return caption(refused(output))
     found = check(recipe, output.strip(), stream=far == STREAM)
     words = in_the_way(found, refused(output, recipe)) if found.problems else needed(found, far)
+    return caption(words)
+
+
+def caption(words: str) -> str:
+    """A sentence below the buttons."""
     return f'<p class="caption">{escaped(words)}</p>'
 
 
@@ -196,18 +207,20 @@ def run_merge(
     if recipe is None:
         yield notice("There is no base model to merge into. Choose one in step 1."), None
         return
-    started = time.monotonic()
-    yield bar(0, "Reading headers", ""), None
     with stoppable(visitor, "merge") as stop:
-        job = Job(lambda tell: _made(recipe, output.strip(), tell, stop, far))
-        stage = ""
-        for step in job:
-            if step.stage != stage and DOWNLOADING in (step.stage, stage):  # whose speeds have nothing in common
-                started = time.monotonic()
-            stage = step.stage
-            yield progress(step, time.monotonic() - started), None
         try:
-            report = job.result()
+            with its_turn(stop) as before:
+                for words in before:
+                    yield notice(words, "info"), None
+                yield bar(0, "Reading headers", ""), None
+                job = Job(lambda tell: _made(recipe, output.strip(), visitor, tell, stop, far))
+                try:
+                    for shown in _shown(job):
+                        yield shown, None
+                    report = job.result()
+                finally:  # nobody else's begins before this one has ended, be it that the visitor is gone
+                    stop.set()
+                    job.thread.join()
         except MergeStopped:
             yield notice(stopped(output.strip()), "info"), None
         except (MergeError, OSError) as error:
@@ -216,15 +229,30 @@ def run_merge(
             yield finished(report, recipe.base), report
 
 
-def _made(recipe: Recipe, output: str, tell: Callable[[Step], None], stop: Event, far: str) -> Report:
+def _shown(job: Job) -> Iterator[str]:
+    """How far a merge is, for its visitor and for those who wait for theirs."""
+    started, stage = time.monotonic(), ""
+    for step in job:
+        if step.stage != stage and DOWNLOADING in (step.stage, stage):  # whose speeds have nothing in common
+            started = time.monotonic()
+        stage = step.stage
+        MERGING.tell(step.bytes_done / max(step.bytes_total, 1))
+        yield progress(step, time.monotonic() - started)
+
+
+def _made(recipe: Recipe, output: str, visitor: str, tell: Callable[[Step], None], stop: Event, far: str) -> Report:
     """Merge; models that only the Hub has are streamed, or downloaded before where nothing else stands in the way."""
-    if on_the_hub((recipe.base, *recipe.experts)):
-        if far == STREAM:
-            return merge(pinned(recipe), output, tell, stop, stream=True)
-        if problems := check(recipe, output).problems:
-            raise RecipeError(problems, recipe.warnings)
-        recipe = fetched(recipe, lambda done, total: tell(Step(0, 0, "", done, total, DOWNLOADING)), stop.is_set)
-    return merge(recipe, output, tell, stop)
+    with using(recipe.base, *recipe.experts):
+        stream = far == STREAM and bool(on_the_hub((recipe.base, *recipe.experts)))
+        if stream:
+            recipe = pinned(recipe)
+        elif on_the_hub((recipe.base, *recipe.experts)):
+            if problems := check(recipe, output).problems:
+                raise RecipeError(problems, recipe.warnings)
+            recipe = fetched(recipe, lambda done, total: tell(Step(0, 0, "", done, total, DOWNLOADING)), stop.is_set)
+        if space.here():
+            make_room(visitor, Path(output), check(recipe, output, stream=stream).bytes_out)
+        return merge(recipe, output, tell, stop, stream=stream)
 
 
 def progress(step: Step, seconds: float) -> str:

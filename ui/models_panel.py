@@ -11,13 +11,15 @@ from typing import Any
 
 import gradio as gr
 
+from merging import space
 from merging.checkpoint import Checkpoint
 from merging.hub.fetch import left_of
 from merging.hub.models import asked, on_the_hub
+from merging.sizes import in_words
 from merging.tokens import ADDED, FILE, OLDER
 from merging.words import listed
 from ui import family
-from ui.errors import notice
+from ui.errors import escaped, notice
 from ui.hub_panel import HubParts, hub_panel
 from ui.judging import Chosen, adapted, judged
 from ui.models_table import Row, table
@@ -67,15 +69,19 @@ class Models:
 def models_panel(folder: Path | None) -> Models:
     listed = family.choices(folder)
     ground, others = str(family.BASE), [str(path) for path in family.EXPERTS]
+    typed, places = ("a name", "") if space.here() else ("a path or a name", "a folder, a file of weights, or ")
+    if space.here():
+        words = f"Of the Hub, a Space takes public models of up to {in_words(space.largest())} each."
+        gr.HTML(f'<p class="caption">{words} {escaped(space.elsewhere("Larger and private ones"))}</p>', padding=False)
     with gr.Row():
         base = gr.Dropdown(
             listed, value=ground, label="Base model", allow_custom_value=True, elem_id="base",
-            info="The model that the experts were fine-tuned from. Choose one, or type a path or a name of the Hub.",
+            info=f"The model that the experts were fine-tuned from. Choose one, or type {typed} of the Hub.",
         )  # fmt: skip
         experts = gr.Dropdown(
             listed, value=others, label="Experts", multiselect=True,
             allow_custom_value=True, elem_id="experts",
-            info="Fine-tuned models or LoRA adapters: a folder, a file of weights, or owner/name on the Hub.",
+            info=f"Fine-tuned models or LoRA adapters: {places}owner/name on the Hub.",
         )  # fmt: skip
     # Here from the start, since a table that came later would push everything below it down.
     table = gr.HTML(read_models(ground, others)[0], elem_id="models-table", padding=False)
@@ -91,6 +97,12 @@ def choose(
     """
     base, paths = _tidied(base, experts)
     base, *paths = (offered.get(path, path) if not os.path.exists(path) else path for path in (base, *paths))
+    if space.here() and len(paths) > space.EXPERTS:
+        yield (
+            notice(f"A Space merges {space.EXPERTS} experts at most. Remove {len(paths) - space.EXPERTS}."),
+            Selection(),
+        )
+        return
     far = on_the_hub([base, *paths])
     if far:
         yield notice(f"Asking the Hub about {listed([f'`{name}`' for name in far])}.", "info"), gr.skip()

@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from merging import space
 from merging.errors import MergeError, MergeStopped
 from merging.hub.card import card_of
 from merging.hub.models import licence_of
@@ -23,6 +24,7 @@ from ui.errors import notice, worded
 from ui.jobs import Job, stoppable
 from ui.pace import Pace, bar
 
+NOBODY = "Nobody can sign in here: the README of this Space lacks `hf_oauth: true`. Download the merge instead."
 WHERE = "As owner/name. It must be free: nothing on the Hub is ever overwritten."
 
 
@@ -30,6 +32,7 @@ WHERE = "As owner/name. It must be free: nothing on the Hub is ever overwritten.
 class Publishing:
     """The components."""
 
+    who: gr.HTML  # is signed in to a Space
     name: gr.Textbox
     private: gr.Checkbox
     prepare: gr.Button
@@ -51,25 +54,39 @@ class Prepared:
 
 def publish_panel() -> Publishing:
     with gr.Accordion("Publish it on the Hub", open=False, elem_id="publish"):
-        with gr.Row():
-            name = gr.Textbox(
-                label="Name on the Hub", info=WHERE, placeholder="owner/name", max_lines=1, min_width=260,
-                elem_id="publish-name",
-            )  # fmt: skip
-            private = gr.Checkbox(
-                True, label="Private", info="You can open it for everyone on the Hub later.", elem_id="publish-private"
-            )
-        prepare = gr.Button("Write its card", elem_id="publish-prepare")
-        card = gr.Textbox(
-            label="Model card", lines=14, max_lines=24, visible=False, elem_id="publish-card",
-            info="What the Hub shows of it. Change what you like: it goes as it stands here.",
+        who = gr.HTML(notice(NOBODY if space.here() else "", "info"), visible=space.here(), padding=False)
+        with gr.Column(visible=space.signs_in() or not space.here()):
+            return _form(who)
+
+
+def _form(who: gr.HTML) -> Publishing:
+    with gr.Row():
+        name = gr.Textbox(
+            label="Name on the Hub", info=WHERE, placeholder="owner/name", max_lines=1, min_width=260,
+            elem_id="publish-name",
         )  # fmt: skip
-        shown = gr.HTML(elem_id="publish-picture", padding=False)
-        with gr.Row():
-            run = gr.Button("Publish", variant="primary", interactive=False, elem_id="publish-run")
-            stop = gr.Button("Stop", interactive=False, elem_id="publish-stop")
-        said = gr.HTML(elem_id="publish-said", padding=False)
-    return Publishing(name, private, prepare, card, shown, run, stop, said, gr.State(None))
+        private = gr.Checkbox(
+            True, label="Private", info="You can open it for everyone on the Hub later.", min_width=200,
+            elem_id="publish-private",
+        )  # fmt: skip
+    prepare = gr.Button("Write its card", elem_id="publish-prepare")
+    card = gr.Textbox(
+        label="Model card", lines=14, max_lines=24, visible=False, elem_id="publish-card",
+        info="What the Hub shows of it. Change what you like: it goes as it stands here.",
+    )  # fmt: skip
+    shown = gr.HTML(elem_id="publish-picture", padding=False)
+    with gr.Row():
+        run = gr.Button("Publish", variant="primary", interactive=False, elem_id="publish-run")
+        stop = gr.Button("Stop", interactive=False, elem_id="publish-stop")
+    said = gr.HTML(elem_id="publish-said", padding=False)
+    return Publishing(who, name, private, prepare, card, shown, run, stop, said, gr.State(None))
+
+
+def signed_in(name: str) -> str:
+    """As whom a Space's visitor would publish, or what to do before."""
+    if name:
+        return notice(f"You are signed in as {name}, and publish under that name.", "info")
+    return notice("Sign in at the top to publish. Do so before you merge: the page begins anew with it.", "info")
 
 
 def prepare(

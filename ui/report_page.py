@@ -26,6 +26,7 @@ from merging.recipe import Recipe
 from merging.report import Report, by_fate
 from merging.sizes import in_words
 from ui.figures.sketch import Sketch
+from ui.finished import called
 from ui.report_tables import tables_of
 
 HERE = Path(__file__).parent
@@ -74,7 +75,8 @@ def report_page(
         _section("Versions", _versions()),
     ]
     lead = (
-        f"Merged by Mergescope{f' on {when:%Y-%m-%d at %H:%M}' if when else ''} into <code>{_text(report.out)}</code>"
+        f"Merged by Mergescope{f' on {when:%Y-%m-%d at %H:%M}' if when else ''} "
+        f"into <code>{_text(called(report.out))}</code>"
     )
     body = f'<h1>{_text(title)}</h1><p class="lead">{lead}</p>{"".join(sections)}'
     page = (
@@ -262,7 +264,7 @@ def _outputs(report: Report, story: dict[str, Any]) -> str:
     """The hashes of the files beside the weights, and the checksum of every tensor."""
     files = [(_text(name), f"<code>{_text(told)}</code>") for name, told in story.get("files", {}).items()]
     sums = [(f"<code>{_text(name)}</code>", f"<code>{_text(told)}</code>") for name, told in report.checksums.items()]
-    command = f"python -m merging verify {shlex.quote(str(report.out))}"
+    command = f"python -m merging verify {shlex.quote(called(report.out))}"
     verify = f"<p>To check every byte of it again: <code>{_text(command)}</code></p>"
     beside = _table(("File", "SHA-256"), files) if files else ""
     return verify + beside + _folded(f"Checksums of {len(sums):,} tensors", _table(("Tensor", "XXH3"), sums))

@@ -12,12 +12,14 @@ from typing import Any
 import gradio as gr
 
 from merging.errors import MergeError, MergeStopped
-from merging.generate import Answer, Ask, answers
+from merging.generate import Answer, Ask
+from merging.hub.room import using
 from merging.recipe import Recipe
 from merging.unwritten import KEEP, Unwritten, merged_in_memory
 from ui.asked import NOW, WRITTEN, Asked, One
 from ui.controls import Slider
 from ui.errors import notice, worded
+from ui.gpu import answers
 from ui.held import in_words
 from ui.jobs import Job, stoppable
 from ui.merge_panel import progress
@@ -81,7 +83,7 @@ def run_sample(who: list[One], fields: dict[str, Any], visitor: str) -> Iterator
     try:
         ask = Ask(**{**fields, "length": int(fields["length"] or 0), "seed": int(fields["seed"] or 0)})
         ask.checked()
-        with stoppable(visitor, "sample") as stop:
+        with stoppable(visitor, "sample") as stop, using(*_read(who)):
             if isinstance(recipe := who[-1].source, Recipe):
                 words = "Waiting for another merge in memory" if KEEP.lock.locked() else "Reading headers"
                 job = Job(lambda tell: merged_in_memory(recipe, tell, stop))
@@ -104,6 +106,12 @@ def run_sample(who: list[One], fields: dict[str, Any], visitor: str) -> Iterator
         yield notice(worded(error)), None
     else:
         yield cards(who, told, ask.prompt, busy=False), heard(who, told, ask.prompt)
+
+
+def _read(who: list[One]) -> Iterator[Path | None]:
+    """The models that are read to answer, or to make the merge."""
+    for one in who:
+        yield from (one.source.base, *one.source.experts) if isinstance(one.source, Recipe) else (one.source,)
 
 
 def _making(job: Job, words: str) -> Iterator[str]:

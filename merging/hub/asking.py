@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from merging import space
 from merging.errors import MergeError
 from merging.hub.names import COMMIT, HubName
 
-SIGN_IN = "sign in with `hf auth login`"
+
+def sign_in() -> str:
+    """What whoever is not signed in has to do."""
+    return "sign in at the top of the page" if space.here() else "sign in with `hf auth login`"
 
 
 @contextmanager
@@ -22,15 +26,18 @@ def asking(name: HubName | None = None) -> Iterator[None]:
     try:
         yield
     except errors.GatedRepoError as error:
+        if space.here():
+            raise MergeError(space.closed(name.repo if name else "that")) from error
         page = f"https://huggingface.co/{name.repo if name else ''}"
         words = f"{what} is gated: whoever downloads it has to agree to its terms first"
-        raise MergeError(f"{words}. Do so on {page}, {SIGN_IN}, and try again.") from error
+        raise MergeError(f"{words}. Do so on {page}, {sign_in()}, and try again.") from error
     except errors.RevisionNotFoundError as error:
         revision, repo = (name.revision, name.repo) if name else ("", "")
         raise MergeError(f"`{repo}` has no revision `{revision}` on the Hub. Check it, or leave it out.") from error
     except errors.RepositoryNotFoundError as error:
         words = f"There is no model {what} on the Hub, or it is private"
-        raise MergeError(f"{words}. Check the name; for a private one {SIGN_IN}.") from error
+        private = "This Space reads public ones only" if space.here() else f"for a private one {sign_in()}"
+        raise MergeError(f"{words}. Check the name{'. ' if space.here() else '; '}{private}.") from error
     except errors.OfflineModeIsEnabled as error:
         raise MergeError(
             f"{what} is not on this machine, and the Hub is not asked while HF_HUB_OFFLINE is set. "
@@ -50,9 +57,9 @@ def asking(name: HubName | None = None) -> Iterator[None]:
 
 def _advice(status: int) -> str:
     if status == 401:
-        return f"The token on this machine is not accepted: {SIGN_IN} again."
+        return f"{'Your sign-in' if space.here() else 'The token on this machine'} is not accepted: {sign_in()} again."
     if status == 403:
-        return f"It may not be read with this account: {SIGN_IN} as one that may."
+        return f"It may not be read with this account: {sign_in()} as one that may."
     if status == 429:
-        return f"It was asked too often: wait a minute, or {SIGN_IN}."
+        return f"It was asked too often: wait a minute, or {sign_in()}."
     return "Try again in a while."

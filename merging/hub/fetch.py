@@ -16,6 +16,7 @@ from merging.hub.asking import asking
 from merging.hub.cached import downloaded, previewed
 from merging.hub.names import HubName, hub_name
 from merging.hub.preview import commit_at, files_of, preview
+from merging.hub.room import room_for
 from merging.sizes import in_words
 
 OnBytes = Callable[[int, int], None]  # bytes that are here, of all that are wanted
@@ -64,9 +65,14 @@ def fetch(name: HubName, on_bytes: OnBytes | None = None, stopped: Callable[[], 
 
     MergeError where the Hub, the disk or the connection does not allow it. MergeStopped when asked to stop.
     """
+    left = wanted(name)
+    with room_for(left.name, left.bytes):
+        return _fetched(name, left, on_bytes, stopped)
+
+
+def _fetched(name: HubName, left: Wanted, on_bytes: OnBytes | None, stopped: Callable[[], bool] | None) -> Path:
     from huggingface_hub import snapshot_download
 
-    left = wanted(name)
     _check_disk(left)
     patterns = [escape(file) for file in files_of(preview(left.name))]
     bars = _bars(left.bytes, on_bytes or (lambda done, total: None), stopped or (lambda: False))

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from merging import space
 from merging.caches import PREVIEW
 from merging.companions import OF_BASE, OF_TOKENIZER, SUFFIXES, TEMPLATES
 from merging.errors import MergeError
@@ -21,6 +22,7 @@ from merging.hub.asking import asking
 from merging.hub.cached import home_of, ref_of
 from merging.hub.names import HubName
 from merging.hub.remote import Remote, look, some_bytes
+from merging.hub.room import room_for
 from merging.sources import source_of
 
 SMALL = ("config.json", "generation_config.json", "adapter_config.json", "*.index.json", *OF_TOKENIZER, *OF_BASE)
@@ -67,17 +69,20 @@ def _make(remote: Remote, folder: Path) -> None:
     if not weights:
         raise MergeError(_without(remote))
     small = [file for file in remote.files if _is_small(file)]
-    if sum(remote.files[file] for file in small) > LIMIT:
+    beside = sum(remote.files[file] for file in small)
+    if beside > LIMIT:
         raise MergeError(f"The files beside the weights of `{remote.name}` are too large. Choose another model.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as work:
         made = Path(work) / "made"
         made.mkdir()
-        with ThreadPoolExecutor(AT_ONCE) as pool:
+        with room_for(remote.name, beside), ThreadPoolExecutor(AT_ONCE) as pool:
             list(pool.map(lambda file: _copy(remote.name, file, made / file), small))
             for file in weights:
                 (made / file).touch()
             chosen = [file.name for file in source_of(made).files]
+            if words := space.too_large(remote.name.repo, sum(remote.files[file] for file in chosen)):
+                raise MergeError(words)
             list(pool.map(lambda file: _head(remote, file, made / file), chosen))
         (made / PREVIEW).write_text(json.dumps(remote.files), encoding="utf-8")
         try:

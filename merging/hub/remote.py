@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from merging import space
 from merging.errors import MergeError
 from merging.hub.asking import asking
 from merging.hub.names import COMMIT, HubName
@@ -29,6 +30,8 @@ def look(name: HubName) -> Remote:
 
     with asking(name):
         info = HfApi().model_info(name.repo, revision=name.revision or None, files_metadata=True, timeout=PATIENCE)
+    if space.here() and (info.gated or info.private):
+        raise MergeError(space.closed(str(name)))
     files = {one.rfilename: one.size or 0 for one in info.siblings or () if NAME.fullmatch(one.rfilename)}
     card: dict[str, Any] = info.card_data.to_dict() if info.card_data else {}  # type: ignore[no-untyped-call]
     if not info.sha or not COMMIT.fullmatch(info.sha):

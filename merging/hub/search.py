@@ -28,6 +28,7 @@ class Family:
     base: str
     experts: tuple[str, ...]
     words: str
+    bytes: int  # of the weights of its largest model, about
 
 
 FAMILIES = (
@@ -36,24 +37,28 @@ FAMILIES = (
         "Qwen/Qwen2.5-0.5B",
         ("Qwen/Qwen2.5-0.5B-Instruct", "Qwen/Qwen2.5-Coder-0.5B"),
         "One learned to follow instructions, the other to write code, with training of its own length.",
+        990_000_000,
     ),
     Family(
         "SmolLM2 135M",
         "HuggingFaceTB/SmolLM2-135M",
         ("HuggingFaceTB/SmolLM2-135M-Instruct",),
         "Small enough for any machine: what instruction tuning changes, layer by layer.",
+        270_000_000,
     ),
     Family(
         "TinyLlama 1.1B",
         "TinyLlama/TinyLlama-1.1B-intermediate-step-1431k-3T",
         ("TinyLlama/TinyLlama-1.1B-Chat-v1.0",),
         "The chat model and the step of pretraining that it started from.",
+        4_400_000_000,
     ),
     Family(
         "Llama 2 13B: instructions, mathematics, code",
         "unsloth/llama-2-13b",
         ("WizardLMTeam/WizardLM-13B-V1.2", "vanillaOVO/WizardMath-13B-V1.0", "layoric/llama-2-13b-code-alpaca"),
         "The three experts that DARE, and much work since, is measured with. Some 100 GB in all.",
+        26_000_000_000,
     ),
 )
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from merging import space
 from merging.errors import MergeError, MergeStopped
-from merging.hub.asking import SIGN_IN, asking
+from merging.hub.asking import asking, sign_in
 from merging.hub.card import LONGEST, PICTURE, front_of
 from merging.hub.fetch import OnBytes
 from merging.hub.names import HubName, hub_name
@@ -35,11 +36,11 @@ class Upload:
 
 
 def account(token: str | None = None) -> str:
-    """The name of whoever is signed in; MergeError says how to."""
+    """The name of whoever is signed in, in a Space with a token of their own; MergeError says how to."""
     from huggingface_hub import HfApi, get_token
 
-    if not (token or get_token()):
-        raise MergeError(f"Nobody is signed in to the Hub: {SIGN_IN}, and try again.")
+    if not (token or (get_token() and not space.here())):
+        raise MergeError(f"Nobody is signed in to the Hub: {sign_in()}, and try again.")
     with asking():
         return str(HfApi(token=token).whoami()["name"])
 

@@ -67,11 +67,16 @@ def running_app(workplace: Path, proxy: int, hub: dict[str, str] | None = None) 
     It is free to ask the Hub, be it by the variables of a stand-in, as it is where it is run.
     """
     beyond = {f"{name}_PROXY": f"http://127.0.0.1:{proxy}" for name in ("HTTP", "HTTPS", "ALL")}
-    here = {"NO_PROXY": "127.0.0.1,localhost"}
+    told = {**(hub or os.environ), **beyond, "NO_PROXY": "127.0.0.1,localhost", "HF_HUB_OFFLINE": "0"}
+    yield from started([sys.executable, ROOT / "app.py", "--models", workplace / "models"], workplace, told)
+
+
+def started(command: list[str | Path], workplace: Path, told: dict[str, str]) -> Iterator[str]:
+    """The address that a program prints, with these variables, while it runs."""
     app = subprocess.Popen(
-        [sys.executable, ROOT / "app.py", "--models", workplace / "models"],
+        command,
         cwd=workplace,
-        env={**(hub or os.environ), **beyond, **here, "HF_HUB_OFFLINE": "0"},
+        env=told,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -81,7 +86,7 @@ def running_app(workplace: Path, proxy: int, hub: dict[str, str] | None = None) 
         printed = []
         for line in app.stdout:
             printed.append(line)
-            if found := re.search(r"http://127\.0\.0\.1:\d+", line):
+            if found := re.search(r"http://(127\.0\.0\.1|localhost):\d+", line):
                 break
         else:
             pytest.fail("The app ended before it printed an address:\n" + "".join(printed))

@@ -130,7 +130,7 @@ def test_models_in_memory_answer_together_again(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(generate, "free_memory", lambda: 5 * size - held())  # half may be filled: two models
     last([BASE, EXPERT], Ask("The ", length=2))
 
-    assert list(generate._batches([BASE, EXPERT], BASE)) == [[0, 1]]
+    assert list(generate._batches([BASE, EXPERT], BASE, shelf)) == [[0, 1]]
 
 
 def test_a_model_that_is_here_is_taken_while_another_one_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:

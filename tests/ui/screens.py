@@ -81,6 +81,7 @@ class Screen:
         self.rendered: dict[str, Any] = {}  # what is made anew of what the page holds: components by their labels
         self.held = {number: getattr(block, "value", None) for number, block in demo.blocks.items()}
         self.streamed: list[dict[str, Any]] = []  # what components were told, one after another, by their names
+        self.token: gr.OAuthToken | None = None  # of whoever is signed in to a Space
         self.able = {number: bool(getattr(block, "interactive", True)) for number, block in demo.blocks.items()}
         self.seen = {number: bool(getattr(block, "visible", True)) for number, block in demo.blocks.items()}
 
@@ -174,6 +175,8 @@ class Screen:
             kind = str(parameter.annotation)
             if kind.endswith("Request"):
                 given.insert(place, gr.Request(session_hash="someone", query_params=data.get("query", {})))
+            elif "OAuthToken" in kind:
+                given.insert(place, self.token)
             elif kind.endswith(("EventData", "SelectData")):
                 given.insert(place, gr.EventData(None, data))
         found = function.fn(*given)

@@ -12,9 +12,9 @@ from merging.recipe import Recipe
 from merging.report import Report
 from ui.errors import notice
 from ui.events import PRIVATE, QUIET, after
-from ui.folders import fresh_folder, next_folder
-from ui.jobs import announce, running
-from ui.merge_panel import DOWNLOAD, Ways, estimate, refused, run_merge, ways
+from ui.folders import fresh_folder, next_folder, placed
+from ui.jobs import announce, dismiss, running
+from ui.merge_panel import DOWNLOAD, Ways, caption, estimate, refused, run_merge, ways
 from ui.models_panel import Selection
 from ui.pace import bar
 from ui.page import Page
@@ -33,19 +33,21 @@ def wire(page: Page) -> None:
         request: gr.Request, chosen: Selection, output: str, far: str, *values: Any
     ) -> Iterator[tuple[str, Any]]:
         try:
+            place = placed(output, request.session_hash or "")
             recipe = page.recipe(chosen, values, all_of_them=True) if chosen.base else None
         except MergeError as error:
+            dismiss(request.session_hash or "", "merge")
             yield notice(str(error)), None
             return
-        for shown, report in run_merge(recipe, output, request.session_hash or "", far):
+        for shown, report in run_merge(recipe, place, request.session_hash or "", far):
             yield shown, (recipe, report) if recipe and report else None
 
     def on_made(visit: Visit, told: tuple[Recipe, Report] | None) -> Any:
         return visit.merged(*told) if told else gr.skip()
 
-    def on_merged(output: str, visit: Visit) -> Any:
+    def on_merged(request: gr.Request, output: str, visit: Visit) -> Any:
         merges = visit.history.merges
-        return next_folder(output, merges[-1] if merges else None)
+        return next_folder(output, merges[-1] if merges else None, request.session_hash or "")
 
     made = gr.State(None)  # by the last run: the recipe and the report, or nothing
     ran = merging.run.click(
@@ -59,8 +61,7 @@ def wire(page: Page) -> None:
         on_run,
         [selection, merging.output, merging.far, *page.form],
         [merging.status, made],
-        concurrency_limit=1,
-        concurrency_id="merge",
+        concurrency_limit=None,  # who waits is in a line of ours, which says how many are before
         show_progress="hidden",
         **PRIVATE,
     )
@@ -86,12 +87,16 @@ def _wire_estimate(page: Page, named: list[Any]) -> None:
     def on_change(request: gr.Request, chosen: Selection, output: str, far: str, *values: Any) -> tuple[str, Any, Any]:
         visitor = request.session_hash or ""
         try:
+            place = placed(output, visitor)
+        except MergeError as error:
+            return caption(str(error)), button(visitor, str(error)), gr.skip()
+        try:
             recipe = page.recipe(chosen, values, all_of_them=True) if chosen.base else None
         except MergeError as error:
-            return notice(str(error)), button(visitor, refused(output)), gr.skip()
+            return notice(str(error)), button(visitor, refused(place)), gr.skip()
         offered = ways(recipe, chosen.far_bytes, far) if recipe and chosen.far else None
-        told = estimate(recipe, output, offered.far if offered else DOWNLOAD)
-        return told, button(visitor, refused(output, recipe)), radio(offered, far) if offered else gr.skip()
+        told = estimate(recipe, place, offered.far if offered else DOWNLOAD)
+        return told, button(visitor, refused(place, recipe)), radio(offered, far) if offered else gr.skip()
 
     def radio(found: Ways, shown: str) -> Any:
         # What is shown is set only where it cannot stay: a choice that was made meanwhile must not be undone.
@@ -99,7 +104,11 @@ def _wire_estimate(page: Page, named: list[Any]) -> None:
         return gr.Radio(interactive=found.streamed, info=found.words, **forced)
 
     def on_name(request: gr.Request, output: str) -> Any:
-        return button(request.session_hash or "", refused(output))
+        visitor = request.session_hash or ""
+        try:
+            return button(visitor, refused(placed(output, visitor)))
+        except MergeError as error:
+            return button(visitor, str(error))
 
     merging, selection = page.merging, page.models.selection
     given = [selection, merging.output, merging.far, *page.form]

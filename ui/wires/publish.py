@@ -8,11 +8,12 @@ from typing import Any
 
 import gradio as gr
 
+from merging import space
 from merging.errors import MergeError
 from ui.events import PRIVATE, QUIET
 from ui.jobs import announce
 from ui.page import Page
-from ui.publish_panel import Prepared, pictured, prepare, run_publish
+from ui.publish_panel import Prepared, pictured, prepare, run_publish, signed_in
 from ui.visit import Visit
 from ui.wires.ends import stopper, wire_end, working
 
@@ -26,22 +27,38 @@ def wire(page: Page) -> None:
         except MergeError:
             return None
 
+    def on_load(profile: gr.OAuthProfile | None) -> str:
+        return signed_in(profile.username if profile else "")
+
     def on_click(request: gr.Request) -> tuple[Any, Any]:
         announce(request.session_hash or "", "publish")
         return working()
 
-    def on_prepare(request: gr.Request, now: Visit, one: int | None, name: str) -> Iterator[tuple[Any, ...]]:
-        for said, named, card, prepared in prepare(folder_of(now, one), name, request.session_hash or ""):
+    def on_prepare(
+        request: gr.Request, token: gr.OAuthToken | None, now: Visit, one: int | None, name: str
+    ) -> Iterator[tuple[Any, ...]]:
+        folder, visitor = folder_of(now, one), request.session_hash or ""
+        for said, named, card, prepared in prepare(folder, name, visitor, token.token if token else None):
             yield said, named, gr.Textbox(card or "", visible=bool(card)), prepared, pictured(prepared)
 
-    def on_run(request: gr.Request, prepared: Prepared | None, name: str, card: str, private: bool) -> Iterator[str]:
-        yield from run_publish(prepared, name, card, private, request.session_hash or "")
+    def on_run(
+        request: gr.Request,
+        token: gr.OAuthToken | None,  # of whoever is signed in to a Space; elsewhere that of the machine is taken
+        prepared: Prepared | None,
+        name: str,
+        card: str,
+        private: bool,
+    ) -> Iterator[str]:
+        visitor = request.session_hash or ""
+        yield from run_publish(prepared, name, card, private, visitor, token.token if token else None)
 
     def on_other() -> tuple[Any, ...]:
         """Another merge is chosen, which has no card yet."""
         return "", gr.Textbox("", visible=False), None, "", gr.Button(interactive=False)
 
     pressed: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}
+    if space.signs_in():
+        page.demo.load(on_load, None, parts.who, **pressed)
     card = [parts.said, parts.name, parts.card, parts.prepared, parts.shown]
     ready = parts.prepare.click(on_click, None, [parts.prepare, parts.stop], queue=False, **pressed).then(
         on_prepare, [page.visit, past.one, parts.name], card, concurrency_limit=2, **pressed

@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from merging import space
 from merging.edits import Edits
 from merging.errors import MergeError
 from merging.exporting import to_mergekit
@@ -21,6 +22,7 @@ from ui.draft import Draft, Opened, controls_of, placed
 from ui.edit_panel import shown
 from ui.errors import notice
 from ui.events import PRIVATE
+from ui.finished import called
 from ui.method_panel import chosen
 from ui.models_panel import Selection
 from ui.page import Page
@@ -118,7 +120,7 @@ def wire(page: Page, roots: Roots) -> Filling:
         if not text.strip():
             return filling.refused(f"{name} holds no recipe. Drop a YAML file, or a model that Mergescope merged.")
         if past := visit.with_recipe(text):
-            return tried(lambda: past.recipe, f"{name}, which is {past.report.out} of this visit,")
+            return tried(lambda: past.recipe, f"{name}, which is {called(past.report.out)} of this visit,")
         return tried(lambda: placed(load_recipe(f"{text}\n"), offered()), name)
 
     def on_path(path: str) -> tuple[Any, ...]:
@@ -136,7 +138,8 @@ def wire(page: Page, roots: Roots) -> Filling:
     asked = forecast.link.click(on_link, inputs, [forecast.linked, forecast.unsaved], **QUIETLY)
     asked.then(None, [forecast.linked, forecast.unsaved], forecast.unsaved, js=COPY, **PRIVATE)
     forecast.drop.dropped(on_drop, page.visit, filling.outputs, **QUIETLY)
-    forecast.path.submit(on_path, forecast.path, filling.outputs, **QUIETLY)
+    if not space.here():  # where nobody reads files by their paths
+        forecast.path.submit(on_path, forecast.path, filling.outputs, **QUIETLY)
     linked = gr.State("")  # so that a page without one has nothing to fill
     page.demo.load(on_visit, None, linked, **QUIETLY)
     linked.change(on_linked, linked, filling.outputs, **QUIETLY)

@@ -1,0 +1,93 @@
+"""Models of the Hub on a Space's disk: those that were used longest ago make room for others, and none in use does."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from merging import space
+from merging.caches import previews
+from merging.errors import MergeError
+from merging.hub.names import HubName, hub_name
+from merging.sizes import in_words
+
+_lock = threading.Lock()
+_using: Counter[str] = Counter()  # by repository, how many works read it
+_used: dict[str, float] = {}  # by repository, when the last work with it ended
+_coming: Counter[str] = Counter()  # by repository, the bytes that are being downloaded
+
+
+@contextmanager
+def using(*models: str | Path | None) -> Iterator[None]:
+    """Within, none of these models is deleted."""
+    repos = [name.repo for model in models if model is not None and (name := hub_name(model))]
+    with _lock:
+        _using.update(repos)
+    try:
+        yield
+    finally:
+        with _lock:
+            _using.subtract(repos)
+            _used.update(dict.fromkeys(repos, time.monotonic()))
+
+
+@contextmanager
+def room_for(name: HubName, size: int) -> Iterator[None]:
+    """Within, a Space has room for so many more bytes of a model; MergeError where what is in use leaves too little."""
+    if not space.here():
+        yield
+        return
+    with _lock:
+        _make_room(name, size)
+        _coming[name.repo] += size
+    try:
+        yield
+    finally:
+        with _lock:
+            _coming[name.repo] -= size
+
+
+def trim_previews() -> None:
+    """Delete previews until they fit what a Space keeps of them, those first that were made longest ago."""
+    made = {folder: folder.stat().st_mtime for folder in previews().glob("*/*") if folder.is_dir()}
+    left = sum(map(size_of, made)) - space.PREVIEWS
+    for folder in sorted(made, key=lambda folder: made[folder]):
+        if left > 0:
+            left -= size_of(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _make_room(name: HubName, size: int) -> None:
+    """Delete models, and what is left of downloads that were stopped, those first that were used longest ago."""
+    from huggingface_hub import constants
+
+    folders = Path(constants.HF_HUB_CACHE).glob("models--*")
+    kept = {folder.name.removeprefix("models--").replace("--", "/", 1): folder for folder in folders}
+    sizes = {repo: size_of(folder) for repo, folder in kept.items()}
+    left = sum(sizes.values()) + sum(_coming.values()) + size - space.MODELS
+    idle = [repo for repo in kept if not _using[repo] and not _coming[repo] and repo != name.repo]
+    for repo in sorted(idle, key=lambda repo: _used.get(repo, 0.0)):
+        if left > 0:
+            shutil.rmtree(kept[repo], ignore_errors=True)
+            left -= sizes[repo]
+    if left > 0:
+        words = f"This Space keeps {in_words(space.MODELS)} of models from the Hub, and those in use leave too little"
+        raise MergeError(
+            f"{words} for `{name.repo}` ({in_words(size)}). Try again in a while, or choose smaller models."
+        )
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files in a folder; the cache has each once, and links to it."""
+    total = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):  # a download has renamed it
+            told = file.lstat()
+            total += told.st_size if stat.S_ISREG(told.st_mode) else 0
+    return total

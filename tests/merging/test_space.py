@@ -1,0 +1,208 @@
+"""The rules of a Space: what it opens, reads and writes, and how much room there is for whom."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from merging import space
+from merging.checkpoint import open_checkpoint
+from merging.crew import crew
+from merging.errors import MergeError
+from merging.generate import free_memory
+from merging.hub import room
+from merging.hub.cached import downloaded
+from merging.hub.names import HubName
+from merging.hub.room import room_for, trim_previews, using
+from merging.hub.upload import account
+from merging.preflight import check
+from merging.publish import target
+from merging.recipe import Recipe, load_recipe
+from tests.conftest import Family, random_tensors, write_model
+from tests.merging.test_hub import Asker, asker, recipe_of
+
+__all__ = ["asker"]
+
+RECIPE = "mergescope: 1\nmerge_method: linear\nbase_model: owner/base\nmodels: [{model: owner/base}]\n"
+
+
+@pytest.fixture
+def in_a_space(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The working folder of a Space."""
+    monkeypatch.setenv("SPACE_ID", "someone/mergescope")
+    (tmp_path / "app").mkdir()
+    monkeypatch.chdir(tmp_path / "app")
+    return tmp_path / "app"
+
+
+@pytest.mark.parametrize("told", ["{base}", "../base", "~", "/etc/passwd", "/no/where", "a\0b", "{zoo}/../base", "."])
+def test_a_path_is_not_opened_be_there_something_or_not(family: Family, in_a_space: Path, told: str) -> None:
+    base, _ = family()
+
+    with pytest.raises(MergeError, match=r"is a path, and a Space opens none\. Choose an embedded model, or name one"):
+        open_checkpoint(told.format(base=base, zoo=space.EMBEDDED))
+
+
+def test_what_came_with_a_space_and_what_was_merged_in_it_is_opened(in_a_space: Path) -> None:
+    merged = write_model(in_a_space / "merges" / "visitor" / "one", random_tensors(0))
+
+    assert len(open_checkpoint(merged).entries) == 4
+    assert open_checkpoint(space.EMBEDDED / "base").config["model_type"] == "llama"
+    with pytest.raises(MergeError, match="If it names a model of the Hub, download that first"):
+        open_checkpoint("some/model")
+
+
+def test_a_tokenizer_is_not_taken_from_a_path(family: Family, in_a_space: Path) -> None:
+    base, _ = family()
+    recipe = Recipe("linear", space.EMBEDDED / "base", (space.EMBEDDED / "bible",), tokenizer_source=str(base))
+
+    assert any("There is no model" in problem for problem in check(recipe).problems)
+
+
+def test_a_recipe_names_models_of_the_hub_by_their_names(in_a_space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(in_a_space / "hub"))
+    home = in_a_space / "hub" / "models--owner--base"
+    write_model(home / "snapshots" / ("a" * 40), random_tensors(0))
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("a" * 40)
+
+    assert downloaded("owner/base") == home / "snapshots" / ("a" * 40)
+    assert load_recipe(RECIPE).base == Path("owner/base")
+    monkeypatch.delenv("SPACE_ID")
+    assert load_recipe(RECIPE).base == downloaded("owner/base")
+
+
+def test_pickles_are_not_read(in_a_space: Path) -> None:
+    folder = in_a_space / "merges" / "visitor" / "pickled"
+    folder.mkdir(parents=True)
+    torch.save({"w": torch.ones(3)}, folder / "pytorch_model.bin")
+
+    with pytest.raises(MergeError, match=r"pytorch_model.bin is a file of PyTorch's, which a Space does not read"):
+        open_checkpoint(folder)
+
+
+def test_nothing_is_written_but_among_the_merges(in_a_space: Path, tmp_path: Path) -> None:
+    inside = in_a_space / "merges" / "visitor" / "one"
+
+    assert target(inside, 0) == inside
+    for out in (tmp_path / "out", "out", in_a_space / "merges" / ".." / "out"):
+        with pytest.raises(MergeError, match="is not among the merges of this Space, and nothing is written elsewhere"):
+            target(out, 0)
+
+
+def test_memory_and_cores_are_those_of_the_space(in_a_space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (space.memory(), space.cores()) == (16 << 30, 2)
+    assert free_memory() <= (16 << 30) - space.RESERVED
+
+    monkeypatch.setenv("MEMORY", "3Gi")
+    monkeypatch.setenv("CPU_CORES", "3")
+
+    assert 0 < free_memory() <= 1 << 30
+    with crew(64, None) as team:
+        assert team.workers == 3
+
+
+def test_the_largest_models_fit_the_smallest_space(in_a_space: Path) -> None:
+    room_for_models = space.memory() - space.RESERVED - 1_000_000_000
+
+    assert 2 * space.largest() <= room_for_models  # a merge in memory, and one model beside it
+    assert 3 * space.largest() <= space.MODELS  # a base and two experts
+    assert space.largest() <= space.MINE <= space.MERGES
+    assert space.MODELS + space.MERGES + space.PREVIEWS <= 0.85 * space.DISK
+
+
+def test_the_place_of_a_visitors_merges_is_not_told(in_a_space: Path) -> None:
+    secret = in_a_space / "merges" / ("0" * 32)
+
+    assert space.hidden(f"{secret}/one is there, and {secret}/two/file") == "one is there, and two/file"
+
+
+def test_a_space_reads_public_models_that_are_not_too_large(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPACE_ID", "someone/mergescope")
+    monkeypatch.setenv("MEMORY", "1MB")
+    write_model(asker.hub.folder / "owner" / "large", {"w": torch.zeros(250, 500)})
+    for name in ("gated", "private"):
+        shutil.copytree(asker.hub.folder / "owner" / "base", asker.hub.folder / "owner" / name)
+    asker.hub.gated.add("owner/gated")
+    asker.hub.private.add("owner/private")
+
+    found = asker.check(recipe_of("owner/expert", "owner/large", "owner/gated", "owner/private", "owner/pickled"))
+
+    large, gated, private, pickled = found["problems"]
+    assert large.startswith(
+        "`owner/large` has 500 kB of weights, and this Space takes models of up to 400 kB. It can be merged on a "
+        "machine of your own: `git clone https://huggingface.co/spaces/someone/mergescope`"
+    )
+    assert gated.startswith("`owner/gated` is gated or private, and this Space reads public models only")
+    assert private.endswith("Check the name. This Space reads public ones only.")
+    assert "PyTorch files only" in pickled
+    assert not any(re.search("large.*safetensors|gated/resolve", one.path) for one in asker.hub.sent())
+
+
+def test_a_token_of_the_machine_is_nobodys_who_visits(in_a_space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_of_the_owner")
+
+    with pytest.raises(MergeError, match="Nobody is signed in to the Hub: sign in at the top of the page"):
+        account()
+
+
+@pytest.fixture
+def downloads(in_a_space: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Room for ten kilobytes of models, of which three have three each."""
+    folder = in_a_space / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr(space, "MODELS", 10_000)
+    monkeypatch.setattr(room, "_used", {})
+    for name in ("a", "b", "c"):
+        blobs = folder / f"models--owner--{name}" / "blobs"
+        blobs.mkdir(parents=True)
+        (blobs / "weights.incomplete").write_bytes(b"x" * 3000)
+        with using(f"owner/{name}"):
+            pass
+    return folder
+
+
+def left(downloads: Path) -> str:
+    return "".join(sorted(folder.name[-1] for folder in downloads.iterdir()))
+
+
+def test_models_that_were_used_longest_ago_make_room(downloads: Path) -> None:
+    with using("owner/a@main"):
+        pass
+    with room_for(HubName("owner/d"), 1000):
+        assert left(downloads) == "abc"
+
+    with room_for(HubName("owner/d"), 3000):
+        assert left(downloads) == "ac"
+
+
+def test_models_in_use_stay_and_so_does_room_that_was_promised(downloads: Path) -> None:
+    with using("owner/a", "owner/b"), room_for(HubName("owner/d"), 2000):
+        assert left(downloads) == "ab"
+
+        with (
+            pytest.raises(MergeError, match=r"keeps 10 kB .* leave too little for `owner/e` \(5 kB\). Try again"),
+            room_for(HubName("owner/e"), 5000),
+        ):
+            raise AssertionError
+
+    assert left(downloads) == "ab"
+    with room_for(HubName("owner/e"), 5000):
+        assert left(downloads) == "b"
+
+
+def test_previews_are_kept_as_long_as_there_is_room(in_a_space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MERGESCOPE_CACHE", str(in_a_space / "cache"))
+    monkeypatch.setattr(space, "PREVIEWS", 5000)
+    for number in range(3):
+        folder = in_a_space / "cache" / "previews" / "owner--name" / str(number)
+        folder.mkdir(parents=True)
+        (folder / "header").write_bytes(b"x" * 2000)
+
+    trim_previews()
+
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["1", "2"]
