@@ -94,7 +94,7 @@ def _wire_estimate(page: Page, named: list[Any]) -> None:
 
     merging, selection = page.merging, page.models.selection
     given = [selection, merging.output, *page.form]
-    choices = [part.change for part in page.form if isinstance(part, gr.Radio | gr.Number | gr.Textbox)]
+    choices = [part.change for part in merging.form.values() if isinstance(part, gr.Radio | gr.Number | gr.Textbox)]
     triggers = [selection.change, *choices, merging.output.blur]
     told = [merging.estimate, merging.run]
     after(triggers, on_change, given, told, concurrency_limit=2)
