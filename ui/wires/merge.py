@@ -112,7 +112,7 @@ def _wire_estimate(page: Page, named: list[Any]) -> None:
 
     merging, selection = page.merging, page.models.selection
     given = [selection, merging.output, merging.far, *page.form]
-    choices = [part.change for part in page.form if isinstance(part, gr.Radio | gr.Number | gr.Textbox)]
+    choices = [part.change for part in merging.form.values() if isinstance(part, gr.Radio | gr.Number | gr.Textbox)]
     triggers = [selection.change, *choices, merging.output.blur, merging.far.input]
     told = [merging.estimate, merging.run, merging.far]
     after(triggers, on_change, given, told, concurrency_limit=2)
