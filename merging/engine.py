@@ -74,7 +74,7 @@ def merge(
     if found.changes:
         return merge_changes(recipe, found, target(out, 0), clock, on_step, listen, room, workers, **known)
     place, work, settings = target(out, 0), found.plan, recipe.settings()
-    aside = set_aside(room) if stream and found.fetching else 0
+    aside = set_aside(room, found.fetching) if stream and found.fetching else 0
     if aside and hash_inputs:
         raise MergeError(UNHASHED)
     hands, whole, left = team_of(work, settings, room - aside, workers)

@@ -157,7 +157,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_what_breaks_off_is_gone_on_with_where_it_was(hub: Hub, tmp_path: Path) -> None:
+def test_what_breaks_off_is_gone_on_with_where_it_was(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "LEAST", 2_000_000)
     for name in ("base", "one", "two"):
         shutil.rmtree(hub.folder / "owner" / name)
         write_model(hub.folder / "owner" / name, {"w": torch.randn(300, 1000)})
