@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from merging.caches import previews
 from merging.checkpoint import Checkpoint
+from merging.errors import MergeError
 from merging.header import SIZES, Entry, dtype_of, size_on_the_hub
 from merging.hub.ahead import Ahead, Bytes
 from merging.hub.cached import commit_of, downloaded, previewed
@@ -121,8 +122,13 @@ def read_of(work: Plan, name: str, with_base: bool) -> list[Checkpoint]:
     return [work.base, *experts] if with_base else experts
 
 
-def set_aside(memory: int, found: Fetching) -> int:
-    """The bytes of a merge's memory that are for what it fetches ahead; of a small model, all of it."""
+def set_aside(memory: int, found: Fetching, hashed: bool = False) -> int:
+    """The bytes of a merge's memory that are for what it fetches ahead, which may be all of a small model.
+
+    MergeError where the models are to be hashed.
+    """
+    if hashed:
+        raise MergeError(UNHASHED)
     return min(ASIDE, memory // SHARE, max(SMALL, 2 * found.once))
 
 
