@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from merging.caches import previews
 from merging.checkpoint import Checkpoint
+from merging.errors import MergeError
 from merging.header import SIZES, Entry, dtype_of, size_on_the_hub
 from merging.hub.ahead import Ahead, Bytes
 from merging.hub.cached import commit_of, downloaded, previewed
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 OFTEN = 2  # times that a model may be fetched: more often, downloading it is what anyone would rather do
 ASIDE = 256_000_000  # bytes at most, and a share of the memory at most, for what is fetched ahead
-SHARE = 4
-DOWNLOAD = "Download the models first."
+SHARE, SMALL = 4, 1 << 20
+DOWNLOAD = "Download the models instead."
 UNHASHED = f"Inputs that are streamed are read in parts, so that they have no SHA-256 to note. {DOWNLOAD}"
 WHOLLY = f"Adapters that become one adapter are read again and again, so they cannot be streamed. {DOWNLOAD}"
 TIMES = {1: "", 2: " twice"}
@@ -121,9 +122,14 @@ def read_of(work: Plan, name: str, with_base: bool) -> list[Checkpoint]:
     return [work.base, *experts] if with_base else experts
 
 
-def set_aside(memory: int) -> int:
-    """The bytes of a merge's memory that are for what it fetches ahead."""
-    return min(ASIDE, memory // SHARE)
+def set_aside(memory: int, found: Fetching, hashed: bool = False) -> int:
+    """The bytes of a merge's memory that are for what it fetches ahead, which may be all of a small model.
+
+    MergeError where the models are to be hashed.
+    """
+    if hashed:
+        raise MergeError(UNHASHED)
+    return min(ASIDE, memory // SHARE, max(SMALL, 2 * found.once))
 
 
 def is_far(path: Path) -> bool:

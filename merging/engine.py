@@ -14,7 +14,7 @@ from typing import Any
 from merging.adapter_engine import merge_changes
 from merging.companions import carry_over
 from merging.crew import Crew
-from merging.distant import UNHASHED, set_aside, streaming
+from merging.distant import set_aside, streaming
 from merging.document import RECIPE
 from merging.errors import MergeError
 from merging.header import STORED_AS, Entry
@@ -74,9 +74,7 @@ def merge(
     if found.changes:
         return merge_changes(recipe, found, target(out, 0), clock, on_step, listen, room, workers, **known)
     place, work, settings = target(out, 0), found.plan, recipe.settings()
-    aside = set_aside(room) if stream and found.fetching else 0
-    if aside and hash_inputs:
-        raise MergeError(UNHASHED)
+    aside = set_aside(room, found.fetching, hash_inputs) if stream and found.fetching else 0
     hands, whole, left = team_of(work, settings, room - aside, workers)
     story = provenance(recipe, work.base, work.experts, place, listen, work.collected)
     limit = in_bytes(shard_size)

@@ -72,7 +72,7 @@ def check(
     if settings and not problems:
         problems += [*objections(work, settings), *unaveraged(work, settings)]
     far = tried([], fetching, work, settings) if settings else None
-    aside = set_aside(memory or MEMORY) if stream and far else 0
+    aside = set_aside(memory or MEMORY, far) if stream and far else 0
     problems += [far.hurdle] if aside and far and far.hurdle else []
     if settings:
         room = (memory or MEMORY) - aside

@@ -29,6 +29,7 @@ from merging.preflight import check
 from merging.whole import whole_tensors
 from tests.conftest import random_tensors, write_model
 from tests.hub import TOKEN, Hub, asking, standing_in
+from tests.merging.test_vocabulary import speaker
 
 BASE, EXPERTS = Path("owner/base"), (Path("owner/one"), Path("owner/two"))
 
@@ -157,7 +158,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_what_breaks_off_is_gone_on_with_where_it_was(hub: Hub, tmp_path: Path) -> None:
+def test_what_breaks_off_is_gone_on_with_where_it_was(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "LEAST", 2_000_000)
     for name in ("base", "one", "two"):
         shutil.rmtree(hub.folder / "owner" / name)
         write_model(hub.folder / "owner" / name, {"w": torch.randn(300, 1000)})
@@ -345,3 +349,13 @@ def test_what_ranks_large_tensors_reads_them_more_often(tmp_path: Path) -> None:
         often[method] = readings(work, settings, whole_tensors(work, settings))["w"]
 
     assert often == {**METHODS, "breadcrumbs": 3}
+
+
+def test_rows_that_are_matched_by_their_tokens_are_not_streamed(hub: Hub, tmp_path: Path) -> None:
+    speaker(hub.folder / "owner" / "spoken", ["a", "b", "c"], torch.randn(3, 2))
+    speaker(hub.folder / "owner" / "other", ["a", "c", "b"], torch.randn(3, 2))
+    recipe = Recipe("linear", Path("owner/spoken"), (Path("owner/other"),))
+
+    with pytest.raises(MergeError, match="other has tensors that are worked out from others, for which bytes would be"):
+        streamed(recipe, tmp_path / "out")
+    assert not check(pinned(recipe)).problems  # for a merge that downloads
