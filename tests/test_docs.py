@@ -16,6 +16,20 @@ PAGE = (Path(__file__).parent.parent / "docs" / "recipes.md").read_text(encoding
 BLOCKS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if line.startswith("| `")]
 
+ROOT = Path(__file__).parent.parent
+SECURITY = (ROOT / "docs" / "security.md").read_text(encoding="utf-8")
+
+
+def test_the_tests_that_hold_what_is_promised_are_there() -> None:
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", SECURITY)
+    promises = [line for line in SECURITY.splitlines() if line.startswith("| ") and "---" not in line]
+
+    assert all("`tests/" in line or line == "| promise | held by |" for line in promises)
+    assert len(named) >= len(promises) - SECURITY.count("| promise |")
+    for file, test in named:
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert (f"def {test}(" if test else "def test_") in text, f"{file}::{test}"
+
 
 @pytest.mark.parametrize("recipe", [block for block in BLOCKS if "merge_method" in block])
 def test_the_recipes_of_the_page_can_be_read(recipe: str) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.attacks.visitor import Visitor
+from tests.e2e.conftest import browser_type_launch_args as browser_type_launch_args
 from tests.hub import TOKEN, Hub, environment, standing_in
 
 ROOT = Path(__file__).parents[2]
