@@ -71,7 +71,7 @@ def test_a_space_merges_samples_and_publishes_for_whoever_is_signed_in(
 ) -> None:
     page.goto(app_url)
     page.locator("#sign-in").click()
-    expect(page.locator("#sign-in")).to_have_text("Sign out someone", timeout=120_000)
+    expect(page.locator("#sign-in")).to_have_text("Sign out someone", timeout=300_000)
     drawn(page, "#weights", 300_000)  # the first visitor waits until all is loaded
     choose_models(page, "some/base", [Path("some/bard")])
     add_experts(page, [Path("gated/python"), ZOO / "bible"])
