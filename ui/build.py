@@ -79,8 +79,10 @@ def _header() -> gr.Button:
             "<h1>Mergescope</h1><p>See what merging fine-tuned models will do, and then do it.</p>", elem_id="title"
         )
         if space.signs_in():
-            gr.LoginButton("Sign in", "Sign out {}", variant="secondary", size="sm", scale=0, elem_id="sign-in")
-        opener = gr.Button("Lessons", size="sm", elem_id="lessons-open", scale=0)
+            gr.LoginButton(
+                "Sign in", "Sign out {}", variant="secondary", size="sm", scale=0, min_width=140, elem_id="sign-in"
+            )
+        opener = gr.Button("Lessons", size="sm", elem_id="lessons-open", scale=0, min_width=100)
         theme = gr.Button("Light or dark", size="sm", elem_id="theme", scale=0)
         theme.click(None, None, None, js="() => { document.body.classList.toggle('dark'); }", **PRIVATE)
     return opener

@@ -145,9 +145,9 @@ def large(tmp_path: Path) -> list[Path]:
     return paths
 
 
-def drawn(page: Page, plot: str) -> None:
+def drawn(page: Page, plot: str, patience: int = 60_000) -> None:
     """Wait until the plot is there."""
-    expect(page.locator(f"{plot} .nsewdrag").first).to_be_attached(timeout=60_000)
+    expect(page.locator(f"{plot} .nsewdrag").first).to_be_attached(timeout=patience)
 
 
 def figure(page: Page, plot: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shutil
 import subprocess
@@ -26,7 +27,13 @@ ZOO = ROOT / "zoo"
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return building.build(tmp_path_factory.mktemp("space") / "app")
+    """What is built, with the kernels that were compiled here, as they are once its first visitor has waited."""
+    folder = building.build(tmp_path_factory.mktemp("space") / "app")
+    kernels, there = ROOT / "merging" / "kernels", folder / "merging" / "kernels"
+    for known in (kernels / "__pycache__").glob("kernels-*/kernels_*"):  # numba names them by where the sources are
+        name = f"kernels_{hashlib.sha1(str(there).encode()).hexdigest()}"
+        shutil.copytree(known, there / "__pycache__" / known.parent.name / name)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +70,9 @@ def test_a_space_merges_samples_and_publishes_for_whoever_is_signed_in(
     page: Page, browser: Browser, app_url: str, hub: Hub, folder: Path, tmp_path: Path
 ) -> None:
     page.goto(app_url)
-    drawn(page, "#weights")
     page.locator("#sign-in").click()
-    expect(page.locator("#sign-in")).to_have_text("Sign out someone")
-    drawn(page, "#weights")
+    expect(page.locator("#sign-in")).to_have_text("Sign out someone", timeout=300_000)
+    drawn(page, "#weights", 300_000)  # the first visitor waits until all is loaded
     choose_models(page, "some/base", [Path("some/bard")])
     add_experts(page, [Path("gated/python"), ZOO / "bible"])
     table = page.locator("#models-table")
