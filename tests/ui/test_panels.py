@@ -409,7 +409,7 @@ FULL = OSError(28, "No space left on device", "/data/<out>/model.safetensors")
 def test_a_merge_that_the_system_ends_names_the_file_where_it_is_known(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, words: str
 ) -> None:
-    def failing(*_: Any) -> None:
+    def failing(*_: Any, **__: Any) -> None:
         raise error
 
     monkeypatch.setattr("ui.merge_panel.merge", failing)
