@@ -114,6 +114,16 @@ def too_large(name: str, size: int) -> str:
     return f"{words}. {elsewhere()}"
 
 
+def too_many(size: int) -> str:
+    """Why so many bytes of models are not downloaded together; empty where they may be."""
+    if not here() or size <= MODELS:
+        return ""
+    words = (
+        f"These models take {in_words(size)} together, and this Space keeps {in_words(MODELS)} of models from the Hub"
+    )
+    return f"{words}. Choose fewer or smaller ones. {elsewhere('All of them')}"
+
+
 def closed(name: str) -> str:
     """Why a model that not everybody may read is not read; a Space asks the Hub as nobody in particular."""
     words = f"`{name}` is gated or private, and this Space reads public models only, whoever is signed in"

@@ -114,6 +114,9 @@ def download(far: tuple[str, ...], visitor: str) -> Iterator[tuple[str, object |
             fetch(one.name, partial(_tell_after, tell, before), stop.is_set)
             before += one.bytes
 
+    if words := space.too_many(total):
+        yield notice(words), None
+        return
     yield bar(0, "Asking the Hub", ""), None
     with stoppable(visitor, "download") as stop, using(*far):
         job = Job(work)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from merging import space
 from merging.errors import MergeError, RecipeError
 from merging.hub.cached import downloaded, previewed
 from merging.hub.fetch import OnBytes, Wanted, fetch, wanted
@@ -67,6 +68,8 @@ def fetched(recipe: Recipe, on_bytes: OnBytes | None = None, stopped: Callable[[
     """The recipe with the folders of the models that it names, all of them on this machine."""
     left = looked_at(recipe)
     total, before = sum(one.bytes for one in left), 0
+    if words := space.too_many(total):
+        raise MergeError(words)
 
     def tell(done: int, _: int) -> None:
         if on_bytes:

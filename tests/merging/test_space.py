@@ -14,8 +14,9 @@ from merging.checkpoint import open_checkpoint
 from merging.crew import crew
 from merging.errors import MergeError
 from merging.generate import free_memory
-from merging.hub import room
+from merging.hub import models, room
 from merging.hub.cached import downloaded
+from merging.hub.fetch import Wanted
 from merging.hub.names import HubName
 from merging.hub.room import room_for, trim_previews, using
 from merging.hub.upload import account
@@ -141,6 +142,16 @@ def test_a_space_reads_public_models_that_are_not_too_large(asker: Asker, monkey
     assert private.endswith("Check the name. This Space reads public ones only.")
     assert "PyTorch files only" in pickled
     assert not any(re.search("large.*safetensors|gated/resolve", one.path) for one in asker.hub.sent())
+
+
+def test_models_that_do_not_fit_together_are_not_downloaded(in_a_space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "looked_at", lambda _: [Wanted(HubName("a/b"), {"x": 13_000_000_000})] * 2)
+    recipe = Recipe("linear", Path("a/b"), (Path("c/d"),))
+
+    with pytest.raises(
+        MergeError, match=r"These models take 26\.0 GB together, and this Space keeps 25\.0 GB of models"
+    ):
+        models.fetched(recipe)
 
 
 def test_a_token_of_the_machine_is_nobodys_who_visits(in_a_space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
