@@ -15,7 +15,7 @@ run: .venv/installed
 
 test: .venv/installed-dev browser
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto -m "not e2e"
-	@.venv/bin/python -m pytest -m e2e
+	@.venv/bin/python -m pytest -n 2 --dist loadfile -m e2e
 
 check: .venv/installed-dev
 	@.venv/bin/ruff format --check $(SOURCES)
