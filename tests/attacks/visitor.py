@@ -11,6 +11,8 @@ from typing import Any
 
 import httpx
 
+CONFIGS: dict[str, dict[str, Any]] = {}  # of apps by their addresses, which is the same for all visitors
+
 
 @dataclass
 class Told:
@@ -32,7 +34,9 @@ class Visitor:
     def __init__(self, url: str, hash: str = "") -> None:
         self.hash = hash or secrets.token_hex(8)
         self.http = httpx.Client(base_url=url, timeout=300, trust_env=False)
-        self.config: dict[str, Any] = self.http.get("/config").raise_for_status().json()
+        if url not in CONFIGS:
+            CONFIGS[url] = self.http.get("/config").raise_for_status().json()
+        self.config = CONFIGS[url]
         self.held = {one["id"]: one["props"].get("value") for one in self.config["components"]}
 
     @cached_property
