@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 
-SOON = 0.06  # seconds that trying a setting may take
+SOON = 0.04  # seconds that trying a setting may take
 
 
 class Pace:

@@ -52,7 +52,7 @@ class Predictor:
         """What a merge by these settings will do.
 
         `quick` keeps up with a moving slider: a method that decides entry by entry is tried on as many entries as take
-        60 ms, and whole matrices are not worked out. MergeError says what is wrong with the settings.
+        40 ms, and whole matrices are not worked out. MergeError says what is wrong with the settings.
         """
         method, why = settings.method, dict[int, str]()
         self._check(settings)
