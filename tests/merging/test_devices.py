@@ -142,7 +142,7 @@ def test_the_engine_hands_its_device_to_every_group(
     recipe = Recipe(method, base, tuple(experts), values=values)
     merge(recipe, tmp_path / "fast")
     plain = engine.check
-    monkeypatch.setattr(engine, "check", lambda *given: plain(*given[:-1]))
+    monkeypatch.setattr(engine, "check", lambda *given, **more: plain(*given[:-1], **more))
     devices: set[str] = set()
 
     def fused(group: Group) -> bool:
