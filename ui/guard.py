@@ -14,9 +14,10 @@ LOOPBACK = ("127.0.0.1", "::1")
 HERE = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.IGNORECASE)
 # What Gradio offers and the page does without: files from visitors, and other servers' pages.
 UNUSED = re.compile(
-    r"/gradio_api/(upload|upload_progress|process_recording|component_server|stream|proxy=.*|deep_link|runs"
+    r"/gradio_api/(upload|upload_progress|process_recording|component_server|stream|proxy=.*|file[=/]https?:.*|deep_link|runs"
     r"|run-history|(undo-)?vibe-[a-z-]+)(/.*)?|/monitoring(/.*)?"
 )
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Guard:
@@ -38,7 +39,7 @@ def refusal(scope: Any) -> tuple[int, str] | None:
     host, server = headers.get("host", ""), scope.get("server") or ("",)
     if server[0] in LOOPBACK and not HERE.fullmatch(host):  # a name that a stranger lets lead to this machine
         return 403, "This app answers on this machine only, as 127.0.0.1 or localhost."
-    if UNUSED.fullmatch(path):
+    if CONTROL.search(path) or UNUSED.fullmatch(path):  # a line's end counts for nothing where routes are looked up
         return 404, "There is nothing here."
     if method in READING:
         return None
