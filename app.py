@@ -13,7 +13,7 @@ from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # which begins again where a download was stopped
+os.environ.setdefault("HF_HUB_DISABLE_XET", "1")  # plain HTTP goes on where a connection broke off
 IN_A_SPACE = bool(os.environ.get("SPACE_ID"))
 if IN_A_SPACE:  # said before anything is imported, which reads it then
     os.environ["HF_HUB_DISABLE_IMPLICIT_TOKEN"] = "1"  # a Space's own token opens nothing for its visitors

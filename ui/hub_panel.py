@@ -125,7 +125,7 @@ def download(far: tuple[str, ...], visitor: str) -> Iterator[tuple[str, object |
         try:
             job.result()
         except MergeStopped:
-            yield notice("Stopped. What is here is kept; download again to go on.", "info"), None
+            yield notice("Stopped. Finished files are kept; download again for the others.", "info"), None
         except (MergeError, OSError) as error:
             yield notice(worded(error)), None
         else:

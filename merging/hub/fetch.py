@@ -61,7 +61,7 @@ def _left(name: HubName, folder: Path) -> Wanted:
 
 
 def fetch(name: HubName, on_bytes: OnBytes | None = None, stopped: Callable[[], bool] | None = None) -> Path:
-    """Download a model, from where an earlier try was broken off; the folder that holds it.
+    """Download a model, but for the files that an earlier try finished; the folder that holds it.
 
     MergeError where the Hub, the disk or the connection does not allow it. MergeStopped when asked to stop.
     """
@@ -82,11 +82,11 @@ def _fetched(name: HubName, left: Wanted, on_bytes: OnBytes | None, stopped: Cal
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             words = f"The disk was full before `{name}` was downloaded"
-            raise MergeError(f"{words}. Free some space and try again: what is here is kept.") from error
+            raise MergeError(f"{words}. Free some space and try again: finished files are kept.") from error
         raise MergeError(f"`{name}` could not be kept ({error.strerror}). Check the Hub's cache.") from error
     folder = downloaded(left.name)
     if not folder:
-        raise MergeError(f"`{name}` was not downloaded whole. Try again: what is here is kept.")
+        raise MergeError(f"`{name}` was not downloaded whole. Try again: finished files are kept.")
     return folder
 
 

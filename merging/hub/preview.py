@@ -22,13 +22,15 @@ from merging.hub.asking import asking
 from merging.hub.cached import home_of, ref_of
 from merging.hub.names import HubName
 from merging.hub.remote import Remote, look, some_bytes
-from merging.hub.room import room_for
-from merging.sources import source_of
+from merging.hub.room import room_for, touched, trim_previews
+from merging.sizes import in_words
+from merging.sources import ADAPTER, source_of
 
 SMALL = ("config.json", "generation_config.json", "adapter_config.json", "*.index.json", *OF_TOKENIZER, *OF_BASE)
 WEIGHTS = ".safetensors"
 LIMIT = 128 << 20  # bytes of all small files
 FIRST = 256 << 10  # bytes that are asked for first; most headers fit
+HEADERS = 256 << 20  # bytes of all headers of a model, and of all that is asked for first
 AT_ONCE = 8
 
 
@@ -36,8 +38,11 @@ def preview(name: HubName) -> Path:
     """The folder of a preview of the model as it is on the Hub now, made where there is none of its commit yet."""
     remote = look(name)
     folder = home_of(name) / remote.name.revision
+    touched(name)
     if not folder.is_dir():
         _make(remote, folder)
+        if space.here():
+            trim_previews()
     if name.revision != remote.name.revision:
         _written(ref_of(name), remote.name.revision)
     return folder
@@ -77,13 +82,14 @@ def _make(remote: Remote, folder: Path) -> None:
         made = Path(work) / "made"
         made.mkdir()
         with room_for(remote.name, beside), ThreadPoolExecutor(AT_ONCE) as pool:
-            list(pool.map(lambda file: _copy(remote.name, file, made / file), small))
+            _copied(pool, remote, [file for file in small if _decides(file)], made)
             for file in weights:
                 (made / file).touch()
             chosen = [file.name for file in source_of(made).files]
             if words := space.too_large(remote.name.repo, sum(remote.files[file] for file in chosen)):
                 raise MergeError(words)
-            list(pool.map(lambda file: _head(remote, file, made / file), chosen))
+            _copied(pool, remote, [file for file in small if not _decides(file)], made)
+            _headers(pool, remote, chosen, made)
         (made / PREVIEW).write_text(json.dumps(remote.files), encoding="utf-8")
         try:
             os.replace(made, folder)
@@ -99,6 +105,15 @@ def _is_small(file: str) -> bool:
     return Path(name).suffix in SUFFIXES and any(fnmatchcase(name.lower(), known) for known in SMALL)
 
 
+def _decides(file: str) -> bool:
+    """Whether it takes that file to know which files hold the model."""
+    return file == ADAPTER or file.lower().endswith(".index.json")
+
+
+def _copied(pool: ThreadPoolExecutor, remote: Remote, files: list[str], to: Path) -> None:
+    list(pool.map(lambda file: _copy(remote.name, file, to / file), files))
+
+
 def _copy(name: HubName, file: str, to: Path) -> None:
     from huggingface_hub import hf_hub_download
 
@@ -108,15 +123,31 @@ def _copy(name: HubName, file: str, to: Path) -> None:
     shutil.copyfile(kept, to)
 
 
-def _head(remote: Remote, file: str, to: Path) -> None:
-    """Write the header of a file of weights, and no more."""
+def _headers(pool: ThreadPoolExecutor, remote: Remote, files: list[str], to: Path) -> None:
+    """Write the headers of files of weights, and no more; MergeError before they take too much together."""
+    large = f"The headers of `{remote.name.repo}` take more than {in_words(HEADERS)}. Choose another model."
+    if len(files) * FIRST > HEADERS:
+        raise MergeError(large)
+    lengths = list(pool.map(lambda file: _start(remote, file, to / file), files))
+    if sum(lengths) > HEADERS:
+        raise MergeError(large)
+    list(pool.map(lambda file, length: _rest(remote, file, length, to / file), files, lengths))
+
+
+def _start(remote: Remote, file: str, to: Path) -> int:
+    """Write the start of the header of a file of weights; where the header ends."""
     start = some_bytes(remote.name, file, 0, FIRST)
     length = 8 + int.from_bytes(start[:8], "little")
     if length > min(HEADER_LIMIT, remote.files[file]):
         raise MergeError(f"{file} of `{remote.name}` is no safetensors file. Choose another model.")
-    if length > len(start):
-        start += some_bytes(remote.name, file, len(start), length)
     to.write_bytes(start[:length])
+    return length
+
+
+def _rest(remote: Remote, file: str, length: int, to: Path) -> None:
+    if length > FIRST:
+        with to.open("ab") as stream:
+            stream.write(some_bytes(remote.name, file, FIRST, length))
 
 
 def _without(remote: Remote) -> str:

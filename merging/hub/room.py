@@ -19,8 +19,9 @@ from merging.sizes import in_words
 
 _lock = threading.Lock()
 _using: Counter[str] = Counter()  # by repository, how many works read it
-_used: dict[str, float] = {}  # by repository, when the last work with it ended
+_used: dict[str, float] = {}  # by repository, when it was last looked at, or the last work with it ended
 _coming: Counter[str] = Counter()  # by repository, the bytes that are being downloaded
+_before: dict[str, int] = {}  # by repository, the bytes that were there before these
 
 
 @contextmanager
@@ -44,7 +45,9 @@ def room_for(name: HubName, size: int) -> Iterator[None]:
         yield
         return
     with _lock:
-        _make_room(name, size)
+        there = _make_room(name, size)
+        if not _coming[name.repo]:
+            _before[name.repo] = there
         _coming[name.repo] += size
     try:
         yield
@@ -53,24 +56,40 @@ def room_for(name: HubName, size: int) -> Iterator[None]:
             _coming[name.repo] -= size
 
 
+def touched(name: HubName) -> None:
+    """Keep this model's preview longer than those that were used before."""
+    with _lock:
+        _used[name.repo] = time.monotonic()
+
+
 def trim_previews() -> None:
-    """Delete previews until they fit what a Space keeps of them, those first that were made longest ago."""
-    made = {folder: folder.stat().st_mtime for folder in previews().glob("*/*") if folder.is_dir()}
-    left = sum(map(size_of, made)) - space.PREVIEWS
-    for folder in sorted(made, key=lambda folder: made[folder]):
-        if left > 0:
-            left -= size_of(folder)
-            shutil.rmtree(folder, ignore_errors=True)
+    """Delete previews until they fit what a Space keeps of them, those used longest ago first, and none in use."""
+    with _lock:
+        folders = [folder for folder in previews().glob("*/[!.]*") if folder.is_dir()]  # a dot: it is being made
+        left = sum(map(size_of, folders)) - space.PREVIEWS
+        idle = [folder for folder in folders if not _using[_repo(folder.parent.name)]]
+        for folder in sorted(idle, key=lambda one: (_used.get(_repo(one.parent.name), 0.0), one.stat().st_mtime)):
+            if left > 0:
+                left -= size_of(folder)
+                shutil.rmtree(folder, ignore_errors=True)
 
 
-def _make_room(name: HubName, size: int) -> None:
-    """Delete models, and what is left of downloads that were stopped, those first that were used longest ago."""
+def _repo(folder: str) -> str:
+    return folder.replace("--", "/", 1)
+
+
+def _make_room(name: HubName, size: int) -> int:
+    """Delete models, and what is left of downloads that were stopped, those first that were used longest ago.
+
+    The bytes of this model that are there already.
+    """
     from huggingface_hub import constants
 
     folders = Path(constants.HF_HUB_CACHE).glob("models--*")
-    kept = {folder.name.removeprefix("models--").replace("--", "/", 1): folder for folder in folders}
+    kept = {_repo(folder.name.removeprefix("models--")): folder for folder in folders}
     sizes = {repo: size_of(folder) for repo, folder in kept.items()}
-    left = sum(sizes.values()) + sum(_coming.values()) + size - space.MODELS
+    arrived = sum(held - _before[repo] for repo, held in sizes.items() if _coming[repo])
+    left = sum(sizes.values()) - arrived + sum(_coming.values()) + size - space.MODELS
     idle = [repo for repo in kept if not _using[repo] and not _coming[repo] and repo != name.repo]
     for repo in sorted(idle, key=lambda repo: _used.get(repo, 0.0)):
         if left > 0:
@@ -81,6 +100,7 @@ def _make_room(name: HubName, size: int) -> None:
         raise MergeError(
             f"{words} for `{name.repo}` ({in_words(size)}). Try again in a while, or choose smaller models."
         )
+    return sizes.get(name.repo, 0)
 
 
 def size_of(folder: Path) -> int:

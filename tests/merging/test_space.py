@@ -18,12 +18,14 @@ from merging.hub import models, room
 from merging.hub.cached import downloaded
 from merging.hub.fetch import Wanted
 from merging.hub.names import HubName
+from merging.hub.preview import preview
 from merging.hub.room import room_for, trim_previews, using
 from merging.hub.upload import account
 from merging.preflight import check
 from merging.publish import target
 from merging.recipe import Recipe, load_recipe
 from tests.conftest import Family, random_tensors, write_model
+from tests.hub import asking, standing_in
 from tests.merging.test_hub import Asker, asker, recipe_of
 
 __all__ = ["asker"]
@@ -141,7 +143,7 @@ def test_a_space_reads_public_models_that_are_not_too_large(asker: Asker, monkey
     assert gated.startswith("`owner/gated` is gated or private, and this Space reads public models only")
     assert private.endswith("Check the name. This Space reads public ones only.")
     assert "PyTorch files only" in pickled
-    assert not any(re.search("large.*safetensors|gated/resolve", one.path) for one in asker.hub.sent())
+    assert not any(re.search("(large|gated)/resolve", one.path) for one in asker.hub.sent())
 
 
 def test_models_that_do_not_fit_together_are_not_downloaded(in_a_space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,14 +208,54 @@ def test_models_in_use_stay_and_so_does_room_that_was_promised(downloads: Path) 
         assert left(downloads) == "b"
 
 
-def test_previews_are_kept_as_long_as_there_is_room(in_a_space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_has_arrived_of_a_download_is_counted_once(downloads: Path) -> None:
+    with room_for(HubName("owner/d"), 1000):
+        (downloads / "models--owner--d").mkdir()
+        (downloads / "models--owner--d" / "weights").write_bytes(b"x" * 1000)
+        with room_for(HubName("owner/e"), 0):
+            assert left(downloads) == "abcd"
+
+
+@pytest.fixture
+def headers(in_a_space: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Previews of three models with two kilobytes each, where there is room for five; the first was used last."""
     monkeypatch.setenv("MERGESCOPE_CACHE", str(in_a_space / "cache"))
     monkeypatch.setattr(space, "PREVIEWS", 5000)
-    for number in range(3):
-        folder = in_a_space / "cache" / "previews" / "owner--name" / str(number)
-        folder.mkdir(parents=True)
-        (folder / "header").write_bytes(b"x" * 2000)
+    monkeypatch.setattr(room, "_used", {})
+    folder = in_a_space / "cache" / "previews"
+    for name in "abc":
+        (folder / f"owner--{name}" / ("0" * 40)).mkdir(parents=True)
+        (folder / f"owner--{name}" / ("0" * 40) / "header").write_bytes(b"x" * 2000)
+    with using("owner/a"):
+        pass
+    return folder
 
+
+def previewed(headers: Path) -> str:
+    return "".join(sorted(folder.parent.name[-1] for folder in headers.glob("*/*") if folder.is_dir()))
+
+
+def test_previews_that_were_used_longest_ago_make_room(headers: Path) -> None:
     trim_previews()
 
-    assert sorted(path.name for path in folder.parent.iterdir()) == ["1", "2"]
+    assert previewed(headers) == "ac"
+
+
+def test_previews_in_use_or_being_made_stay(headers: Path) -> None:
+    (headers / "owner--b" / ("0" * 40)).rename(headers / "owner--b" / ".making-it")
+
+    with using("owner/c@main"):
+        (headers / "owner--c" / ("0" * 40) / "tokenizer.json").write_bytes(b"x" * 2000)
+        trim_previews()
+
+    assert previewed(headers) == "bc"
+
+
+def test_a_preview_that_is_made_makes_room_for_itself(headers: Path, tmp_path: Path) -> None:
+    write_model(tmp_path / "root" / "owner" / "new", random_tensors(0))
+
+    with standing_in(tmp_path / "root") as hub, asking(hub, tmp_path / "hub"):
+        made = preview(HubName("owner/new"))
+
+    assert made.is_dir()
+    assert previewed(headers) == "acw"
