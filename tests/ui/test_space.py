@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,12 @@ from ui import family, gpu, merges
 from ui.build import build
 from ui.finished import finished
 from ui.folders import next_folder, placed
+from ui.guard import Guard
 from ui.history_panel import listed
-from ui.jobs import stoppable
-from ui.merges import expire, home, make_room
+from ui.jobs import stop, stoppable
+from ui.line import its_turn
+from ui.merge_panel import run_merge
+from ui.merges import expire, home, make_room, reading
 from ui.models_panel import choose
 from ui.visit import Visit
 
@@ -184,6 +189,66 @@ def test_merges_are_deleted_when_nobody_has_used_them_for_long(in_a_space: Path)
     assert used.is_dir()  # as if it had been made when the work was last seen
     history = Visit().merged(RECIPE, Report(old, 0, 0.0, {})).history
     assert "old (not there any more)" in listed(history)
+
+
+def test_a_folder_of_a_visitor_goes_with_the_last_merge_in_it(in_a_space: Path) -> None:
+    put("gone", "one", 1, 1000)
+    home("begins").mkdir()
+
+    with stoppable("begins", "merge"):
+        expire(1001 + space.KEPT)
+
+    assert list(space.merges().iterdir()) == [home("begins")]
+
+
+@pytest.mark.parametrize("name", ["mine", "other"])
+def test_a_merge_that_is_downloaded_is_used(in_a_space: Path, name: str) -> None:
+    mine, other = put("me", "mine", 1, 1000), put("me", "other", 1, 1000)
+
+    async def nothing(*_: Any) -> None:
+        return
+
+    path = f"/gradio_api/file={home('me') / name}/model.safetensors"
+    asked = {"type": "http", "method": "GET", "path": path, "headers": []}
+    asyncio.run(Guard(nothing)(asked, nothing, nothing))
+
+    expire(1001 + space.KEPT)
+    assert (mine.is_dir(), other.is_dir()) == (name == "mine", name == "other")
+
+
+@pytest.mark.usefixtures("small")
+def test_what_a_merge_reads_or_one_that_waits_will_makes_no_room() -> None:
+    mine, theirs, other = put("me", "one", 2000, 1), put("you", "two", 4000, 2), put("me", "three", 2000, 3)
+
+    with reading(mine, None), reading("owner/base", str(theirs / "model.safetensors"), "a\0b"):
+        make_room("me", home("me") / "new", 3000)
+        assert [path.is_dir() for path in (mine, theirs, other)] == [True, True, False]
+        expire(5 + space.KEPT)
+        with pytest.raises(MergeError, match="Wait until nothing else runs here, or take none of them into this"):
+            make_room("me", home("me") / "new", 4000)
+    make_room("me", home("me") / "new", 4000)
+
+    assert [path.is_dir() for path in (mine, theirs)] == [False, True]
+
+
+def test_a_merge_keeps_what_it_reads_from_its_place_in_the_line_on(in_a_space: Path) -> None:
+    mine = put("me", "one", 2000, 1)
+    merging = run_merge(Recipe("linear", mine, (mine,)), str(home("me") / "new"), "me")
+    with its_turn(threading.Event()):
+        next(merging)
+        assert (mine, mine, "") in merges._read
+        stop("me", "merge")
+        list(merging)
+    assert merges._read == []
+
+
+def test_the_base_of_an_adapter_is_told_by_its_name_on_the_hub(tmp_path: Path, in_a_space: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"r": 1, "rank_pattern": {}}')
+    report = Report(tmp_path, 0, 0.0, {})
+
+    assert "from_pretrained(&quot;owner/name&quot;)" in finished(report, Path("owner/name"))
+    assert "from_pretrained(&quot;owner/name&quot;, revision=&quot;v1&quot;)" in finished(report, Path("owner/name@v1"))
+    assert str(space.EMBEDDED) not in finished(report, family.BASE)
 
 
 def test_the_next_merge_is_called_otherwise(in_a_space: Path) -> None:
