@@ -15,11 +15,17 @@ import gradio as gr
 import pytest
 
 from merging import space
+from merging.adapter import open_base
+from merging.engine import merge
 from merging.errors import MergeError
 from merging.generate import Ask
+from merging.hub import room
+from merging.hub.moved import moved
 from merging.recipe import Recipe
 from merging.report import Report
 from merging.unwritten import merged_in_memory
+from tests.adapters import random_adapter
+from tests.conftest import random_tensors, write_model
 from tests.ui.screens import Screen
 from ui import family, gpu, merges
 from ui.build import build
@@ -31,8 +37,10 @@ from ui.jobs import stop, stoppable
 from ui.line import its_turn
 from ui.merge_panel import run_merge
 from ui.merges import expire, home, make_room, reading
-from ui.models_panel import choose
+from ui.models_panel import choose, read_models
+from ui.tensor_panel import against, look
 from ui.visit import Visit
+from ui.wires import history
 
 RECIPE = Recipe("linear", family.BASE, family.EXPERTS)
 
@@ -240,6 +248,39 @@ def test_a_merge_keeps_what_it_reads_from_its_place_in_the_line_on(in_a_space: P
         stop("me", "merge")
         list(merging)
     assert merges._read == []
+
+
+def test_models_that_are_read_make_no_room_for_others(in_a_space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(in_a_space / "hub"))
+    cached = in_a_space / "hub" / "models--owner--base"
+    write_model(cached / "snapshots" / ("a" * 40), random_tensors(0))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("a" * 40)
+    shapes = {"model.layers.1.mlp.up_proj": (6, 4)}
+    expert = random_adapter(home("me") / "expert", 1, shapes, rank=2)
+    recipe = Recipe("task_arithmetic", Path("owner/base"), (expert,), result="adapter", rank=1)
+    visit = Visit()
+    for name in ("one", "two"):
+        visit = visit.merged(recipe, merge(recipe, home("me") / name))
+    selection = read_models("owner/base", [str(expert)])[1]
+    seen: list[bool] = []
+
+    def watched(path: str | Path) -> Any:
+        seen.append(room._using["owner/base"] > 0)
+        return open_base(path)
+
+    for module in ("merging.hub.moved", "merging.apart", "ui.tensor_panel"):
+        monkeypatch.setattr(f"{module}.open_base", watched)
+    event = threading.Event()
+
+    assert moved(home("me") / "one")
+    list(history._compared(visit, 1, 2, event))
+    list(look(selection, recipe, "model.layers.1.mlp.up_proj.weight", 0, 0, event))
+    against(selection, recipe, "model.layers.1.mlp.up_proj.weight", 0, 0)
+
+    assert seen == [True] * len(seen)
+    assert len(seen) >= 5
+    assert not room._using["owner/base"]
 
 
 def test_the_base_of_an_adapter_is_told_by_its_name_on_the_hub(tmp_path: Path, in_a_space: Path) -> None:
