@@ -86,7 +86,8 @@ def opens(told: str | Path) -> str:
 
     A Space opens what came with it, what it took from the Hub, and what was merged in it.
     """
-    if not here() or hub_name(told) or _inside(told, (EMBEDDED, merges(), previews(), _downloads())):
+    named = hub_name(told) and not os.path.lexists(told)  # a folder here can be called as a model there could be
+    if not here() or named or inside(told, (EMBEDDED, merges(), previews(), _downloads())):
         return ""
     return (
         f"`{told}` is a path, and a Space opens none. Choose an embedded model, or name one of the Hub: `owner/name`."
@@ -95,7 +96,7 @@ def opens(told: str | Path) -> str:
 
 def writes(out: str | Path) -> str:
     """Why nothing is written to a folder, in two sentences; empty where that may be."""
-    if not here() or _inside(out, (merges(),)):
+    if not here() or inside(out, (merges(),)):
         return ""
     return f"`{out}` is not among the merges of this Space, and nothing is written elsewhere. Give the merge a name."
 
@@ -114,14 +115,15 @@ def too_large(name: str, size: int) -> str:
     return f"{words}. {elsewhere()}"
 
 
-def too_many(size: int) -> str:
-    """Why so many bytes of models are not downloaded together; empty where they may be."""
+def too_many(size: int, streamed: bool = False) -> str:
+    """Why so many bytes of models are not downloaded together, and what to do instead; empty where they are."""
     if not here() or size <= MODELS:
         return ""
     words = (
         f"These models take {in_words(size)} together, and this Space keeps {in_words(MODELS)} of models from the Hub"
     )
-    return f"{words}. Choose fewer or smaller ones. {elsewhere('All of them')}"
+    instead = ", or Stream in step 3, which keeps none" if streamed else ""
+    return f"{words}. Choose fewer or smaller ones{instead}. {elsewhere('All of them')}"
 
 
 def closed(name: str) -> str:
@@ -139,7 +141,8 @@ def hidden(words: str) -> str:
     return words
 
 
-def _inside(told: str | Path, roots: tuple[Path, ...]) -> bool:
+def inside(told: str | Path, roots: tuple[Path, ...]) -> bool:
+    """Whether a place is in one of these folders, or is one."""
     try:
         place = Path(told).expanduser().resolve()
     except (OSError, RuntimeError, ValueError):  # too long, `~name` of nobody, a NUL

@@ -5,11 +5,13 @@ from __future__ import annotations
 import html
 import shlex
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from merging import space
 from merging.adapter_config import CONFIG
 from merging.header import read_json
+from merging.hub.names import hub_name
 from merging.report import Report, by_fate
 from merging.sizes import in_words
 from ui.errors import escaped
@@ -63,12 +65,19 @@ def _adapter(report: Report, base: Path | None) -> str:
     whole = max(report.lost.values(), default=0.0) <= ROUNDING  # else a warning says how much is lost, and where
     kept = ", which leaves nothing out" if whole else ""
     words = f"It is of rank {ranks_in_words(ranks)}{kept}, and goes onto the base that its adapters were made for."
-    ground = str(base.absolute()) if base else str(config.get("base_model_name_or_path") or "the base")
     lines = (
-        f'model = AutoModelForCausalLM.from_pretrained("{ground}")',
+        f"model = AutoModelForCausalLM.from_pretrained({_ground(base, config)})",
         f'model = PeftModel.from_pretrained(model, "{called(report.out)}")',
     )
     return f"<p>{words} To load it with peft:</p><pre>{html.escape(chr(10).join(lines))}</pre>"
+
+
+def _ground(base: Path | None, config: dict[str, Any]) -> str:
+    """How transformers finds the base: a folder by its path, another model by its name on the Hub."""
+    name = hub_name(base) if base and not base.exists() else None
+    if name:
+        return f'"{name.repo}", revision="{name.revision}"' if name.revision else f'"{name.repo}"'
+    return f'"{called(base.absolute()) if base else config.get("base_model_name_or_path") or "the base"}"'
 
 
 def ranks_in_words(ranks: list[int]) -> str:

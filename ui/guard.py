@@ -8,7 +8,11 @@ from typing import Any
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 
+from merging import space
+from ui.merges import used
+
 LARGEST = 32 << 20  # bytes of a request: a recipe of four million characters, however they are written
+FILE = "/gradio_api/file="
 READING = ("GET", "HEAD", "OPTIONS")
 LOOPBACK = ("127.0.0.1", "::1")
 HERE = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d+)?", re.IGNORECASE)
@@ -28,6 +32,8 @@ class Guard:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         answered = self.app
+        if space.here() and scope["type"] == "http" and scope["path"].startswith(FILE):
+            used(scope["path"].removeprefix(FILE))
         if scope["type"] == "http" and (found := refusal(scope)):
             answered = PlainTextResponse(found[1], found[0])
         await answered(scope, receive, send)

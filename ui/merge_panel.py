@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gradio as gr
 
@@ -31,7 +32,7 @@ from ui.finished import finished, ranks_in_words
 from ui.folders import fresh_folder, unplaceable
 from ui.jobs import Job, stoppable
 from ui.line import MERGING, its_turn
-from ui.merges import make_room
+from ui.merges import make_room, reading
 from ui.method_panel import method_panel
 from ui.models_panel import Selection
 from ui.pace import bar, span
@@ -151,17 +152,22 @@ class Ways(NamedTuple):
     far: str  # what is chosen, as far as it can be
     streamed: bool  # whether they can be streamed
     words: str  # what either way means
+    full: str = ""  # why a Space cannot keep as much as the chosen way would, and what to do; empty where it can
 
 
 def ways(recipe: Recipe, size: int, far: str) -> Ways:
     """What can become of models of which `size` bytes are on the Hub, where `far` is asked for."""
     found = check(recipe).fetching
     if found is None:
-        return Ways(DOWNLOAD, False, f"Downloading keeps {in_words(size)}.")
+        return Ways(DOWNLOAD, False, f"Downloading keeps {in_words(size)}.", space.too_many(size))
     if found.hurdle:
-        return Ways(DOWNLOAD, False, f"They cannot be streamed. {found.hurdle}")
-    often = f"Streaming fetches {found.words}, and keeps nothing."
-    return Ways(far, True, f"Downloading keeps {in_words(size)} for the next merge. {often}")
+        return Ways(DOWNLOAD, False, f"They cannot be streamed. {found.hurdle}", space.too_many(size))
+    full = space.too_many(size, streamed=True)
+    keeps = (
+        "They are too large to be downloaded." if full else f"Downloading keeps {in_words(size)} for the next merge."
+    )
+    words = f"{keeps} Streaming fetches {found.words}, and keeps nothing."
+    return Ways(far, True, words, full if far == DOWNLOAD else "")
 
 
 def refused(output: str, recipe: Recipe | None = None) -> str:
@@ -207,37 +213,57 @@ def run_merge(
     if recipe is None:
         yield notice("There is no base model to merge into. Choose one in step 1."), None
         return
-    with stoppable(visitor, "merge") as stop:
-        try:
-            with its_turn(stop) as before:
-                for words in before:
-                    yield notice(words, "info"), None
-                yield bar(0, "Reading headers", ""), None
-                job = Job(lambda tell: _made(recipe, output.strip(), visitor, tell, stop, far))
-                try:
-                    for shown in _shown(job):
-                        yield shown, None
-                    report = job.result()
-                finally:  # nobody else's begins before this one has ended, be it that the visitor is gone
-                    stop.set()
-                    job.thread.join()
-        except MergeStopped:
-            yield notice(stopped(output.strip()), "info"), None
-        except (MergeError, OSError) as error:
-            yield notice(worded(error)), None
-        else:
-            yield finished(report, recipe.base), report
+    try:
+        report = yield from _running(recipe, output.strip(), visitor, far)
+    except MergeStopped:
+        yield notice(stopped(output.strip()), "info"), None
+    except (MergeError, OSError) as error:
+        yield notice(worded(error)), None
+    else:
+        yield finished(report, recipe.base), report
+
+
+def _running(recipe: Recipe, output: str, visitor: str, far: str) -> Generator[tuple[str, Report | None], None, Report]:
+    """How far a merge is, from its place in the line on; gives its report in the end."""
+    held = ExitStack()
+    job: Job | None = None
+    stop = held.enter_context(stoppable(visitor, "merge"))
+    held.enter_context(reading(recipe.base, *recipe.experts, recipe.tokenizer_source))
+    try:
+        for words in held.enter_context(its_turn(stop)):
+            yield notice(words, "info"), None
+        yield bar(0, "Reading headers", ""), None
+        job = Job(lambda tell: _at_its_turn(held, recipe, output, visitor, tell, stop, far))
+        for shown in _shown(job):
+            yield shown, None
+        return cast(Report, job.result())
+    finally:
+        stop.set()
+        if not job:  # which gives up its turn itself: Gradio is to wait here for nothing when a visitor is gone
+            held.close()
 
 
 def _shown(job: Job) -> Iterator[str]:
-    """How far a merge is, for its visitor and for those who wait for theirs."""
+    """How far a merge is, for its visitor."""
     started, stage = time.monotonic(), ""
     for step in job:
         if step.stage != stage and DOWNLOADING in (step.stage, stage):  # whose speeds have nothing in common
             started = time.monotonic()
         stage = step.stage
-        MERGING.tell(step.bytes_done / max(step.bytes_total, 1))
         yield progress(step, time.monotonic() - started)
+
+
+def _at_its_turn(
+    held: ExitStack, recipe: Recipe, output: str, visitor: str, tell: Callable[[Step], None], stop: Event, far: str
+) -> Report:
+    """Merge, telling also those who wait; what is held is given up when that has really ended, and not before."""
+
+    def tell_all(step: Step) -> None:
+        MERGING.tell(step.bytes_done / max(step.bytes_total, 1))
+        tell(step)
+
+    with held:
+        return _made(recipe, output, visitor, tell_all, stop, far)
 
 
 def _made(recipe: Recipe, output: str, visitor: str, tell: Callable[[Step], None], stop: Event, far: str) -> Report:

@@ -8,7 +8,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from ui.jobs import at_work
 
 SECRET = secrets.token_bytes(32)  # the browser chooses a visitor's name, and must not know the folder of another's
 EVERY = 300  # seconds between two looks at what is left
+
+_read: list[tuple[str | Path | None, ...]] = []  # models that merges read or will, of those that wait, too
 
 
 class Kept(NamedTuple):
@@ -37,6 +39,24 @@ def home(visitor: str) -> Path:
     return space.merges() / name
 
 
+@contextmanager
+def reading(*models: str | Path | None) -> Iterator[None]:
+    """Within, no merge among these models is deleted."""
+    _read.append(models)
+    try:
+        yield
+    finally:
+        _read.remove(models)
+
+
+def used(file: str) -> None:
+    """A file is downloaded: if it is a merge's, that counts as use."""
+    if space.inside(file, (space.merges(),)):
+        place = Path(file).resolve().relative_to(space.merges().resolve())
+        with suppress(OSError):  # nothing is there
+            os.utime(space.merges().joinpath(*place.parts[:2]))
+
+
 def make_room(visitor: str, out: Path, size: int) -> None:
     """Delete what was used longest ago, until a visitor may write so many bytes there; MergeError where not."""
     kept, busy = [one for one in _all() if one.folder != beside(out)], _busy("merge")  # what it goes on with stays
@@ -45,7 +65,7 @@ def make_room(visitor: str, out: Path, size: int) -> None:
         raise MergeError(f"{words}. {space.elsewhere()}")
     if _shrink(space.MINE - size, [one for one in kept if one.folder.parent == home(visitor)], busy):
         words = f"This Space keeps {in_words(space.MINE)} of merges for a visitor, and yours are in use"
-        raise MergeError(f"{words}. Wait until nothing but this merge runs here.")
+        raise MergeError(f"{words}. Wait until nothing else runs here, or take none of them into this merge.")
     if _shrink(space.MERGES - size, [one for one in kept if one.folder.is_dir()], busy):
         words = f"This Space keeps {in_words(space.MERGES)} of merges, and all of them are in use"
         raise MergeError(f"{words}. Try again in a few minutes.")
@@ -61,13 +81,19 @@ def tidy() -> None:
 
 
 def expire(now: float) -> None:
-    """Delete the merges that nobody has used for long. Whose work is not done is taken to use theirs."""
+    """Delete the merges that nobody has used for long, and visitors' folders without any.
+
+    Whose work is not done is taken to use theirs.
+    """
     busy = _busy()
     for one in _all():
-        if one.folder.parent in busy:
+        if _in_use(one, busy):
             os.utime(one.folder)
         elif now - one.used > space.KEPT:
             _delete(one)
+    for folder in {*space.merges().glob("*")} - _busy():
+        with suppress(OSError):  # there is something in it
+            folder.rmdir()
 
 
 def _busy(but: str = "") -> set[Path]:
@@ -75,11 +101,17 @@ def _busy(but: str = "") -> set[Path]:
     return {home(visitor) for visitor, kind in at_work() if kind != but}
 
 
+def _in_use(one: Kept, busy: set[Path]) -> bool:
+    """Whether a merge is of a visitor whose work is not done, or is read by anybody's merge."""
+    read = (model for models in list(_read) for model in models if model)
+    return one.folder.parent in busy or any(space.inside(model, (one.folder,)) for model in read)
+
+
 def _shrink(most: int, kept: list[Kept], busy: set[Path]) -> bool:
     """Delete the merges that were used longest ago until no more than so many bytes are left; whether more are."""
     total = sum(one.bytes for one in kept)
     for one in sorted(kept, key=lambda one: one.used):
-        if total > most and one.folder.parent not in busy:
+        if total > most and not _in_use(one, busy):
             _delete(one)
             total -= one.bytes
     return total > most

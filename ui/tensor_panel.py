@@ -16,6 +16,7 @@ from merging.adapter_tracing import trace_adapters
 from merging.changes import changes
 from merging.checkpoint import open_checkpoint
 from merging.errors import MergeError
+from merging.hub.room import using
 from merging.lens import Lens, lens
 from merging.methods.knots import BASIS
 from merging.microscope import scatter
@@ -75,6 +76,13 @@ def look(
     selection: Selection, recipe: Recipe, name: str, one: int | None, other: int | None, stop: threading.Event
 ) -> Iterator[tuple[Any, ...]]:
     """What there is to see of a tensor, as it is found: values for `Microscope.shown`."""
+    with using(selection.base, *selection.fitting):
+        yield from _seen(selection, recipe, name, one, other, stop)
+
+
+def _seen(
+    selection: Selection, recipe: Recipe, name: str, one: int | None, other: int | None, stop: threading.Event
+) -> Iterator[tuple[Any, ...]]:
     work = _plan(selection)
     if name not in work.merged:
         yield CHOOSE, None, None, None
@@ -123,14 +131,15 @@ def _of_adapters(selection: Selection, recipe: Recipe, name: str, stop: threadin
 
 def against(selection: Selection, recipe: Recipe, name: str, one: int | None, other: int | None) -> Any:
     """Another pair of experts, entry by entry."""
-    work = _plan(selection)
-    if name not in work.merged:
-        return None
-    try:
-        with closing(lens(work, recipe.settings(), name)) as seen:
-            return _scatter(seen, selection.names, one, other)
-    except MergeError:
-        return None
+    with using(selection.base, *selection.fitting):
+        work = _plan(selection)
+        if name not in work.merged:
+            return None
+        try:
+            with closing(lens(work, recipe.settings(), name)) as seen:
+                return _scatter(seen, selection.names, one, other)
+        except MergeError:
+            return None
 
 
 def _spectra(selection: Selection, work: Plan, name: str, stop: threading.Event) -> Spectra:

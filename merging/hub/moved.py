@@ -10,6 +10,7 @@ from merging.adapter import open_base, open_expert
 from merging.compare import compare
 from merging.distant import is_far
 from merging.document import RECIPE
+from merging.hub.room import using
 from merging.recipe import load_recipe
 
 
@@ -20,6 +21,7 @@ def moved(
     recipe = load_recipe(folder / RECIPE)
     if not recipe.base or is_far(recipe.base):
         return {}
-    base = open_base(recipe.base)
-    found = compare(base, [open_expert(folder, base)], on_step, stop, cached=True)
+    with using(recipe.base):
+        base = open_base(recipe.base)
+        found = compare(base, [open_expert(folder, base)], on_step, stop, cached=True)
     return dict(zip(found.names, (found.norms[:, 0] / found.base_norms).tolist(), strict=True))

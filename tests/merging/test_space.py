@@ -50,6 +50,13 @@ def test_a_path_is_not_opened_be_there_something_or_not(family: Family, in_a_spa
         open_checkpoint(told.format(base=base, zoo=space.EMBEDDED))
 
 
+def test_a_folder_that_is_called_like_a_model_of_the_hub_is_not_opened(in_a_space: Path) -> None:
+    write_model(in_a_space / "owner" / "name", random_tensors(0))
+
+    with pytest.raises(MergeError, match="`owner/name` is a path, and a Space opens none"):
+        open_checkpoint("owner/name")
+
+
 def test_what_came_with_a_space_and_what_was_merged_in_it_is_opened(in_a_space: Path) -> None:
     merged = write_model(in_a_space / "merges" / "visitor" / "one", random_tensors(0))
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from merging import space
+from merging.engine import Step, merge
 from merging.errors import MergeError, MergeStopped
 from merging.recipe import Recipe
+from merging.report import Report
 from tests.conftest import Family
 from ui import line
-from ui.jobs import announce, stop
+from ui.jobs import announce, at_work, stop
 from ui.line import Line, its_turn
 from ui.merge_panel import run_merge
 
@@ -62,7 +65,7 @@ def test_a_line_has_an_end(merging: Line, monkeypatch: pytest.MonkeyPatch) -> No
         raise AssertionError
 
 
-def ended(shown: Iterator[tuple[str, object]]) -> str:
+def ended_with(shown: Iterator[tuple[str, object]]) -> str:
     return list(shown)[-1][0]
 
 
@@ -74,21 +77,43 @@ def test_a_merge_waits_for_the_one_that_runs_and_stop_gives_its_place_up(family:
     with its_turn(threading.Event()):
         assert "One merge is before yours" in next(waiting)[0]
         stop("you", "merge")
-        assert "Stopped. Nothing was written." in ended(waiting)
+        assert "Stopped. Nothing was written." in ended_with(waiting)
 
         again = run_merge(recipe, str(tmp_path / "yours"), "you")
         assert "One merge is before yours" in next(again)[0]
     assert not (tmp_path / "yours").exists()
-    assert "Merged." in ended(again)
+    assert "Merged." in ended_with(again)
 
 
-def test_a_merge_that_is_left_ends_before_the_next_begins(family: Family, tmp_path: Path, merging: Line) -> None:
+def test_a_merge_that_is_left_holds_nobody_up_and_ends_before_the_next_begins(
+    family: Family, tmp_path: Path, merging: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
     base, experts = family()
     recipe = Recipe("linear", base, tuple(experts))
-    running = run_merge(recipe, str(tmp_path / "one"), "you")
+    go_on, ended, jobs = threading.Event(), threading.Event(), list[threading.Thread]()
+
+    def deaf(recipe: Recipe, output: str, tell: Callable[[Step], None], stop: threading.Event, **how: Any) -> Report:
+        jobs.append(threading.current_thread())
+        tell(Step(1, 4, "", 1, 4, "Merging"))
+        go_on.wait(30)  # whoever waited for it to hear Stop would do so as long
+        ended.set()
+        return merge(recipe, output, tell, stop, **how)
+
+    monkeypatch.setattr("ui.merge_panel.merge", deaf)
+    running = run_merge(recipe, str(tmp_path / "one"), "me")
     assert "Reading headers" in next(running)[0]
     next(running)
     running.close()  # type: ignore[attr-defined]
+    assert not ended.is_set()
+    assert ("me", "merge") in at_work()
 
+    waiting = run_merge(recipe, str(tmp_path / "two"), "you")
+    assert "One merge is before yours: one runs at a time, and the first is at 25%." in next(waiting)[0]
+    go_on.set()
+    assert "Merged." in ended_with(waiting)
+    assert ended.is_set()
+    assert not (tmp_path / "one").exists()
+    for job in jobs:
+        job.join()
     assert merging.visits == []
-    assert not any(thread.name.startswith("merge") for thread in threading.enumerate())
+    assert ("me", "merge") not in at_work()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,21 +15,32 @@ import gradio as gr
 import pytest
 
 from merging import space
+from merging.adapter import open_base
+from merging.engine import merge
 from merging.errors import MergeError
 from merging.generate import Ask
+from merging.hub import room
+from merging.hub.moved import moved
 from merging.recipe import Recipe
 from merging.report import Report
 from merging.unwritten import merged_in_memory
+from tests.adapters import random_adapter
+from tests.conftest import random_tensors, write_model
 from tests.ui.screens import Screen
 from ui import family, gpu, merges
 from ui.build import build
 from ui.finished import finished
 from ui.folders import next_folder, placed
+from ui.guard import Guard
 from ui.history_panel import listed
-from ui.jobs import stoppable
-from ui.merges import expire, home, make_room
-from ui.models_panel import choose
+from ui.jobs import stop, stoppable
+from ui.line import its_turn
+from ui.merge_panel import run_merge
+from ui.merges import expire, home, make_room, reading
+from ui.models_panel import choose, read_models
+from ui.tensor_panel import against, look
 from ui.visit import Visit
+from ui.wires import history
 
 RECIPE = Recipe("linear", family.BASE, family.EXPERTS)
 
@@ -184,6 +197,99 @@ def test_merges_are_deleted_when_nobody_has_used_them_for_long(in_a_space: Path)
     assert used.is_dir()  # as if it had been made when the work was last seen
     history = Visit().merged(RECIPE, Report(old, 0, 0.0, {})).history
     assert "old (not there any more)" in listed(history)
+
+
+def test_a_folder_of_a_visitor_goes_with_the_last_merge_in_it(in_a_space: Path) -> None:
+    put("gone", "one", 1, 1000)
+    home("begins").mkdir()
+
+    with stoppable("begins", "merge"):
+        expire(1001 + space.KEPT)
+
+    assert list(space.merges().iterdir()) == [home("begins")]
+
+
+@pytest.mark.parametrize("name", ["mine", "other"])
+def test_a_merge_that_is_downloaded_is_used(in_a_space: Path, name: str) -> None:
+    mine, other = put("me", "mine", 1, 1000), put("me", "other", 1, 1000)
+
+    async def nothing(*_: Any) -> None:
+        return
+
+    path = f"/gradio_api/file={home('me') / name}/model.safetensors"
+    asked = {"type": "http", "method": "GET", "path": path, "headers": []}
+    asyncio.run(Guard(nothing)(asked, nothing, nothing))
+
+    expire(1001 + space.KEPT)
+    assert (mine.is_dir(), other.is_dir()) == (name == "mine", name == "other")
+
+
+@pytest.mark.usefixtures("small")
+def test_what_a_merge_reads_or_one_that_waits_will_makes_no_room() -> None:
+    mine, theirs, other = put("me", "one", 2000, 1), put("you", "two", 4000, 2), put("me", "three", 2000, 3)
+
+    with reading(mine, None), reading("owner/base", str(theirs / "model.safetensors"), "a\0b"):
+        make_room("me", home("me") / "new", 3000)
+        assert [path.is_dir() for path in (mine, theirs, other)] == [True, True, False]
+        expire(5 + space.KEPT)
+        with pytest.raises(MergeError, match="Wait until nothing else runs here, or take none of them into this"):
+            make_room("me", home("me") / "new", 4000)
+    make_room("me", home("me") / "new", 4000)
+
+    assert [path.is_dir() for path in (mine, theirs)] == [False, True]
+
+
+def test_a_merge_keeps_what_it_reads_from_its_place_in_the_line_on(in_a_space: Path) -> None:
+    mine = put("me", "one", 2000, 1)
+    merging = run_merge(Recipe("linear", mine, (mine,)), str(home("me") / "new"), "me")
+    with its_turn(threading.Event()):
+        next(merging)
+        assert (mine, mine, "") in merges._read
+        stop("me", "merge")
+        list(merging)
+    assert merges._read == []
+
+
+def test_models_that_are_read_make_no_room_for_others(in_a_space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(in_a_space / "hub"))
+    cached = in_a_space / "hub" / "models--owner--base"
+    write_model(cached / "snapshots" / ("a" * 40), random_tensors(0))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("a" * 40)
+    shapes = {"model.layers.1.mlp.up_proj": (6, 4)}
+    expert = random_adapter(home("me") / "expert", 1, shapes, rank=2)
+    recipe = Recipe("task_arithmetic", Path("owner/base"), (expert,), result="adapter", rank=1)
+    visit = Visit()
+    for name in ("one", "two"):
+        visit = visit.merged(recipe, merge(recipe, home("me") / name))
+    selection = read_models("owner/base", [str(expert)])[1]
+    seen: list[bool] = []
+
+    def watched(path: str | Path) -> Any:
+        seen.append(room._using["owner/base"] > 0)
+        return open_base(path)
+
+    for module in ("merging.hub.moved", "merging.apart", "ui.tensor_panel"):
+        monkeypatch.setattr(f"{module}.open_base", watched)
+    event = threading.Event()
+
+    assert moved(home("me") / "one")
+    list(history._compared(visit, 1, 2, event))
+    list(look(selection, recipe, "model.layers.1.mlp.up_proj.weight", 0, 0, event))
+    against(selection, recipe, "model.layers.1.mlp.up_proj.weight", 0, 0)
+
+    assert seen == [True] * len(seen)
+    assert len(seen) >= 5
+    assert not room._using["owner/base"]
+
+
+def test_the_base_of_an_adapter_is_told_by_its_name_on_the_hub(tmp_path: Path, in_a_space: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text('{"r": 1, "rank_pattern": {}}')
+    report = Report(tmp_path, 0, 0.0, {})
+
+    assert "from_pretrained(&quot;owner/name&quot;)" in finished(report, Path("owner/name"))
+    assert "from_pretrained(&quot;owner/name&quot;, revision=&quot;v1&quot;)" in finished(report, Path("owner/name@v1"))
+    assert str(space.EMBEDDED) not in finished(report, family.BASE)
 
 
 def test_the_next_merge_is_called_otherwise(in_a_space: Path) -> None:

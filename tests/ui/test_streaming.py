@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from merging import Recipe
+from merging import Recipe, space
 from merging.hub.models import pinned
 from tests.conftest import random_tensors, write_model
 from tests.hub import Hub, asking, standing_in
@@ -74,8 +74,34 @@ def test_either_way_is_told_in_a_sentence(hub: Hub) -> None:
         True,
         "Downloading keeps 1 kB for the next merge. "
         "Streaming fetches 336 bytes from the Hub twice (672 bytes in all), and keeps nothing.",
+        "",
     )
     refused = ways(Recipe("ties", recipe.base, recipe.experts), 1000, STREAM)
     assert refused[:2] == (DOWNLOAD, False)
     words = "They cannot be streamed. TIES-Merging reads the weights 3 times, so it would fetch 336 bytes from the Hub"
     assert refused.words.startswith(words)
+
+
+def test_models_that_a_space_cannot_keep_are_refused_before_the_click_and_streamed(
+    screen: Screen, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPACE_ID", "someone/mergescope")
+    monkeypatch.setattr(space, "MODELS", 300)
+    screen["output"] = "mine"
+
+    chosen(screen, "from")
+    assert (
+        "this Space keeps 300 bytes of models from the Hub. Choose fewer or smaller ones, or Stream in step 3"
+        in (screen["merge-estimate"])
+    )
+    assert (screen.can("run"), screen.can("far")) == (False, True)
+
+    screen["far"] = STREAM
+    screen.fire("far", "input")
+    assert "Fetches 336 bytes" in screen["merge-estimate"]
+    assert screen.can("run")
+
+    chosen(screen, "ties")
+    assert "Choose fewer or smaller ones. All of them" in screen["merge-estimate"]
+    assert not screen.can("run")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
-from merging.apart import weights_apart
+from merging.apart import Apart, weights_apart
 from merging.errors import MergeError, MergeStopped
 from merging.history import differences
+from merging.hub.room import using
+from merging.progress import Step
 from ui.downloads import offer
 from ui.errors import notice, worded
 from ui.events import PRIVATE, QUIET, after
@@ -104,6 +106,11 @@ def on_report(now: Visit, selection: Selection, one: int | None, note: str) -> t
 def _compared(now: Visit, one: int, other: int, stop: threading.Event) -> Iterator[tuple[str, Any]]:
     """How two merges differ in their recipes at once, and in their weights when they have been read."""
     table, started = "", time.monotonic()
+
+    def work(tell: Callable[[Step], None]) -> Apart:
+        with using(first.recipe.base, second.recipe.base):
+            return weights_apart(first, second, tell, stop)
+
     if one == other:
         yield notice(f"Both are merge {one}. Choose another one to compare it with.", "info"), None
         return
@@ -111,7 +118,7 @@ def _compared(now: Visit, one: int, other: int, stop: threading.Event) -> Iterat
         first, second = now.history.of(one), now.history.of(other)
         table = changed(differences(first.recipe, second.recipe), one, other)
         yield table + bar(0, "Reading headers", ""), None
-        job = Job(lambda tell: weights_apart(first, second, tell, stop))
+        job = Job(work)
         for step in job:
             yield table + progress(step, time.monotonic() - started), None
         found = job.result()

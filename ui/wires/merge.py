@@ -95,8 +95,13 @@ def _wire_estimate(page: Page, named: list[Any]) -> None:
         except MergeError as error:
             return notice(str(error)), button(visitor, refused(place)), gr.skip()
         offered = ways(recipe, chosen.far_bytes, far) if recipe and chosen.far else None
+        wrong, full = refused(place, recipe), offered.full if offered else ""
         told = estimate(recipe, place, offered.far if offered else DOWNLOAD)
-        return told, button(visitor, refused(place, recipe)), radio(offered, far) if offered else gr.skip()
+        return (
+            caption(full) if full and not wrong else told,
+            button(visitor, wrong or full),
+            radio(offered, far) if offered else gr.skip(),
+        )
 
     def radio(found: Ways, shown: str) -> Any:
         # What is shown is set only where it cannot stay: a choice that was made meanwhile must not be undone.
