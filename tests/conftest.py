@@ -28,7 +28,7 @@ hypothesis_settings.register_profile(
     "mergescope",
     deadline=None,  # the first call into torch is slow
     derandomize=True,  # the same examples for everyone, so that a red run can be repeated
-    max_examples=40,
+    max_examples=30,
     # A monkeypatched chunk size holds for all examples of a test, and is meant to.
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

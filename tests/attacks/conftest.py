@@ -88,14 +88,20 @@ def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
     pytest.fail(f"The app ended before it printed an address:\n{log.read_text()}")
 
 
-@pytest.fixture
-def attacked(app: App) -> Iterator[App]:
-    """The app, which has to have kept to its folder, and to itself, and still to answer when the test is over."""
-    before = app.beside()
+@pytest.fixture(scope="module")
+def standing(app: App) -> Iterator[App]:
+    """The app, which has to answer still when all of these attacks are over."""
     yield app
-    assert app.beside() == before
-    assert TOKEN not in app.printed
     assert app.answers()
+
+
+@pytest.fixture
+def attacked(standing: App) -> Iterator[App]:
+    """The app, which has to have kept to its folder, and to itself, when the attack is over."""
+    before = standing.beside()
+    yield standing
+    assert standing.beside() == before
+    assert TOKEN not in standing.printed
 
 
 @pytest.fixture
