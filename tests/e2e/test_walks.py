@@ -29,7 +29,9 @@ class Walk:
         page.locator("#sample-length input[type=number]").fill("4")
 
     def set_up(self) -> None:
-        """Let the lesson set the page up, and wait until all of it is there."""
+        """Let the lesson set the page up after a check in vain, and wait until all of it is there."""
+        self.page.locator("#lesson-check").click()
+        expect(self.page.locator("#lesson-verdict .notice.info")).to_be_visible()
         self.page.locator("#lesson-arrange").click()
         setup: Setup = self.lesson.steps[self.at].setup
         expect(self.page.locator(f"#method input[value='{setup.method}']")).to_be_checked()
@@ -40,6 +42,7 @@ class Walk:
             else:
                 expect(control.locator("input[type=number]")).to_have_value(f"{value:g}")
         self.read(*setup.experts)
+        expect(self.page.locator("#lesson-verdict .notice")).to_have_count(0)
 
     def read(self, *experts: str) -> None:
         """Wait until these experts, and no others, are read."""
