@@ -61,16 +61,13 @@ def test_the_forecast_follows_the_sliders_and_two_settings_are_compared(visit: P
     tables = numbers(visit, "#difference")
     assert [title for title, _ in tables] == ["Held", "Now", "Now − held"]
     assert all(rows[0] == ["", *NAMES] and len(rows) == len(tensors("base")) + 1 for _, rows in tables)
-    visit.set_viewport_size({"width": 400, "height": 800})
-    visit.wait_for_function("""() => {
-      const {yaxis, yaxis2} = document.querySelector('#difference .pv-box')._fullLayout;
-      return yaxis2.domain[1] < yaxis.domain[0];
-    }""")  # the difference stands below both
-    visit.set_viewport_size({"width": 1280, "height": 800})
-    visit.wait_for_function("""() => {
-      const {yaxis, yaxis2} = document.querySelector('#difference .pv-box')._fullLayout;
-      return yaxis2.domain.join() === yaxis.domain.join();
-    }""")
+    for width, stands in (
+        (400, "yaxis2.domain[1] < yaxis.domain[0]"),
+        (1280, "`${yaxis2.domain}` === `${yaxis.domain}`"),
+    ):
+        visit.set_viewport_size({"width": width, "height": 800})  # the difference stands below both, or beside them
+        layout = "const {yaxis, yaxis2} = document.querySelector('#difference .pv-box')._fullLayout"
+        visit.wait_for_function(f"() => {{ {layout}; return {stands}; }}")
     visit.locator("#compared").get_by_label("distance from the base").click()
     visit.wait_for_function("() => document.querySelector('#difference .pv-box').data[0].x.join() === 'merge'")
 

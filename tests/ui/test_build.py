@@ -74,6 +74,17 @@ def test_no_two_listeners_of_one_event_wait_to_be_called_again() -> None:
     assert {target: names for target, names in waiting.items() if len(names) > 1} == {}
 
 
+def test_a_weight_that_slides_asks_for_what_is_drawn_and_for_nothing_else() -> None:
+    """Whatever else is asked for at each step, keeps the browser from painting."""
+    demo = build()
+    (weights,) = (key for key, block in demo.blocks.items() if getattr(block, "elem_id", None) == "expert-weights")
+
+    heard = [index for index, function in demo.fns.items() if (weights, "change") in function.targets]
+    (asked,) = (function for function in demo.fns.values() if function.trigger_after in heard)
+
+    assert "weights" in {getattr(part, "elem_id", None) for part in asked.outputs}
+
+
 def test_the_page_opens_with_the_table_of_the_embedded_family(labels: dict[str, Any]) -> None:
     for path in (BASE, *EXPERTS):
         assert f"<b>{path.name}</b>" in labels["models-table"].value

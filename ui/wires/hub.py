@@ -20,44 +20,6 @@ from ui.wires.ends import stopper
 
 def wire(page: Page) -> None:
     models, hub = page.models, page.models.hub
-    still = gr.skip(), gr.skip(), gr.skip()
-
-    def on_search(words: str) -> Iterator[Any]:
-        """What the Hub finds, with the buttons for what is chosen of it."""
-        if not words.strip():
-            yield *still, notice("Write a word of the model's name first.", "info")
-            return
-        yield *still, notice("Asking the Hub.", "info")
-        try:
-            found = search(words)
-        except MergeError as error:
-            yield *still, notice(str(error))
-            return
-        buttons = [gr.Button(visible=bool(found), interactive=False) for _ in range(2)]
-        yield offered(found), *buttons, "" if found else notice(NOTHING, "info")
-
-    def on_expert(name: str, experts: list[str]) -> list[str]:
-        return [*experts, name] if name not in experts else experts
-
-    def on_family(base: str | None) -> tuple[Any, Any]:
-        family = family_of(base)
-        return gr.Radio(info=family.words if family else " "), gr.Button(interactive=bool(family))
-
-    def on_open(base: str | None) -> tuple[Any, Any]:
-        family = family_of(base)
-        return (family.base, list(family.experts)) if family else (gr.skip(), gr.skip())
-
-    def on_start(request: gr.Request) -> tuple[Any, Any]:
-        announce(request.session_hash or "", "download")
-        return gr.Button(interactive=False), gr.Button(visible=True)
-
-    def on_download(request: gr.Request, chosen: Selection) -> Iterator[tuple[str, Any]]:
-        for shown, fetched in download(chosen.far, request.session_hash or ""):
-            yield shown, fetched or gr.skip()
-
-    def on_end() -> tuple[Any, Any]:
-        return gr.Button(interactive=True), gr.Button(visible=False)
-
     pressed: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}
     outcome = [hub.found, hub.as_base, hub.as_expert, hub.said]
     gr.on([hub.words.submit, hub.search.click], on_search, hub.words, outcome, **QUIET)
@@ -80,3 +42,47 @@ def wire(page: Page) -> None:
     ran.success(on_end, None, buttons, queue=False, **PRIVATE)
     ran.failure(lambda: (*on_end(), notice(UNFORESEEN)), None, [*buttons, hub.status], queue=False, **PRIVATE)
     hub.stop.click(stopper("download"), None, None, queue=False, **PRIVATE)
+
+
+def on_search(words: str) -> Iterator[Any]:
+    """What the Hub finds, with the buttons for what is chosen of it."""
+    still = gr.skip(), gr.skip(), gr.skip()
+    if not words.strip():
+        yield *still, notice("Write a word of the model's name first.", "info")
+        return
+    yield *still, notice("Asking the Hub.", "info")
+    try:
+        found = search(words)
+    except MergeError as error:
+        yield *still, notice(str(error))
+        return
+    buttons = [gr.Button(visible=bool(found), interactive=False) for _ in range(2)]
+    yield offered(found), *buttons, "" if found else notice(NOTHING, "info")
+
+
+def on_expert(name: str, experts: list[str]) -> list[str]:
+    return [*experts, name] if name not in experts else experts
+
+
+def on_family(base: str | None) -> tuple[Any, Any]:
+    family = family_of(base)
+    return gr.Radio(info=family.words if family else " "), gr.Button(interactive=bool(family))
+
+
+def on_open(base: str | None) -> tuple[Any, Any]:
+    family = family_of(base)
+    return (family.base, list(family.experts)) if family else (gr.skip(), gr.skip())
+
+
+def on_start(request: gr.Request) -> tuple[Any, Any]:
+    announce(request.session_hash or "", "download")
+    return gr.Button(interactive=False), gr.Button(visible=True)
+
+
+def on_download(request: gr.Request, chosen: Selection) -> Iterator[tuple[str, Any]]:
+    for shown, fetched in download(chosen.far, request.session_hash or ""):
+        yield shown, fetched or gr.skip()
+
+
+def on_end() -> tuple[Any, Any]:
+    return gr.Button(interactive=True), gr.Button(visible=False)
