@@ -29,7 +29,8 @@ def test_the_prompt_is_written_as_the_template_has_it() -> None:
     ids=["round", "doubled", "long", "error", "globals"],
 )
 def test_what_a_template_may_not_do_is_told(template: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(templating, "SECONDS", 1)
+    if template == ROUND:
+        monkeypatch.setattr(templating, "SECONDS", 1)
 
     with pytest.raises(MergeError) as caught:
         rendered(template, "x")
