@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape, glob
 from pathlib import Path
 from typing import NamedTuple
 
@@ -118,7 +119,8 @@ def _shrink(most: int, kept: list[Kept], busy: set[Path]) -> bool:
 
 
 def _all() -> Iterator[Kept]:
-    for folder in space.merges().glob("*/*"):
+    for place in glob(f"{escape(str(space.merges()))}/*/*", include_hidden=True):  # whose folders may vanish meanwhile
+        folder = Path(place)
         try:
             yield Kept(folder, size_of(folder), folder.stat().st_mtime)
         except FileNotFoundError:  # it is being deleted, or finished

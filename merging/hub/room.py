@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import stat
 import threading
@@ -104,10 +105,11 @@ def _make_room(name: HubName, size: int) -> int:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of the files in a folder; the cache has each once, and links to it."""
+    """Bytes of the files in a folder, while others write and delete in it; the cache has each once, and links to it."""
     total = 0
-    for file in folder.rglob("*"):
-        with suppress(FileNotFoundError):  # a download has renamed it
-            told = file.lstat()
-            total += told.st_size if stat.S_ISREG(told.st_mode) else 0
+    for place, _, files in os.walk(folder):
+        for file in files:
+            with suppress(FileNotFoundError):  # a download has renamed it
+                told = os.lstat(os.path.join(place, file))
+                total += told.st_size if stat.S_ISREG(told.st_mode) else 0
     return total

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -266,3 +267,26 @@ def test_a_preview_that_is_made_makes_room_for_itself(headers: Path, tmp_path: P
 
     assert made.is_dir()
     assert previewed(headers) == "acw"
+
+
+def test_what_is_kept_is_measured_while_downloads_come_and_go(tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(b"12345")
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            for number in range(8):
+                (tmp_path / f"tmp{number}").mkdir()
+                (tmp_path / f"tmp{number}" / "link").symlink_to(tmp_path / "model")
+            for number in range(8):
+                shutil.rmtree(tmp_path / f"tmp{number}")
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        sizes = {room.size_of(tmp_path) for _ in range(500)}
+    finally:
+        over.set()
+        other.join()
+
+    assert sizes == {5}
