@@ -111,7 +111,7 @@ def download(far: tuple[str, ...], visitor: str) -> Iterator[tuple[str, object |
     def work(tell: Any) -> None:
         before = 0
         for one in left:
-            fetch(one.name, partial(_tell_after, tell, before), stop.is_set)
+            fetch(one.name, partial(_tell_after, tell, before), stop)
             before += one.bytes
 
     if words := space.too_many(total):
@@ -125,7 +125,7 @@ def download(far: tuple[str, ...], visitor: str) -> Iterator[tuple[str, object |
         try:
             job.result()
         except MergeStopped:
-            yield notice("Stopped. Finished files are kept; download again for the others.", "info"), None
+            yield notice("Stopped. What came is kept: download again to go on from there.", "info"), None
         except (MergeError, OSError) as error:
             yield notice(worded(error)), None
         else:

@@ -275,7 +275,7 @@ def _made(recipe: Recipe, output: str, visitor: str, tell: Callable[[Step], None
         elif on_the_hub((recipe.base, *recipe.experts)):
             if problems := check(recipe, output).problems:
                 raise RecipeError(problems, recipe.warnings)
-            recipe = fetched(recipe, lambda done, total: tell(Step(0, 0, "", done, total, DOWNLOADING)), stop.is_set)
+            recipe = fetched(recipe, lambda done, total: tell(Step(0, 0, "", done, total, DOWNLOADING)), stop)
         if space.here():
             make_room(visitor, Path(output), check(recipe, output, stream=stream).bytes_out)
         return merge(recipe, output, tell, stop, stream=stream)

@@ -58,7 +58,7 @@ def _here(
         if on_step:
             on_step(Step(0, 0, "", done, total, "Downloading"))
 
-    return fetched(recipe, tell, stop.is_set)
+    return fetched(recipe, tell, stop)
 
 
 def told(recipe: Recipe, report: Report) -> list[str]:

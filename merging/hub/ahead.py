@@ -56,6 +56,7 @@ class Ahead:
     files: Mapping[Path, Ranged]
     room: int
     readers: int
+    largest: int = field(default_factory=lambda: MOST)  # bytes of one request
     on_bytes: Callable[[int], None] = lambda _: None  # told now and then how many have come in all
     fetched: int = 0
     held: int = 0
@@ -70,7 +71,7 @@ class Ahead:
     @property
     def most(self) -> int:
         """The bytes of one segment at most."""
-        return max(LEAST, min(MOST, self.room // 2 // max(1, self.readers)))
+        return max(LEAST, min(self.largest, self.room // 2 // max(1, self.readers)))
 
     def expect(self, rounds: Iterable[list[Bytes]]) -> None:
         """Say what will be read from now on: runs that are read side by side, one round of them after the other."""

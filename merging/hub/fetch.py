@@ -5,18 +5,21 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 from typing import Any
 
+from merging.crew import listening
 from merging.errors import MergeError, MergeStopped
 from merging.hub.asking import asking
 from merging.hub.cached import downloaded, previewed
 from merging.hub.names import HubName, hub_name
-from merging.hub.preview import commit_at, files_of, preview
+from merging.hub.preview import WEIGHTS, commit_at, files_of, preview
 from merging.hub.room import room_for
+from merging.hub.weights import Blob, blobs_of, download
 from merging.sizes import in_words
 
 OnBytes = Callable[[int, int], None]  # bytes that are here, of all that are wanted
@@ -60,52 +63,56 @@ def _left(name: HubName, folder: Path) -> Wanted:
     return Wanted(exact, {file: size for file, size in files_of(folder).items() if not here(file)})
 
 
-def fetch(name: HubName, on_bytes: OnBytes | None = None, stopped: Callable[[], bool] | None = None) -> Path:
-    """Download a model, but for the files that an earlier try finished; the folder that holds it.
+def fetch(name: HubName, on_bytes: OnBytes | None = None, stop: threading.Event | None = None) -> Path:
+    """Download a model, but for what came of it at an earlier try; the folder that holds it.
 
     MergeError where the Hub, the disk or the connection does not allow it. MergeStopped when asked to stop.
     """
     left = wanted(name)
-    with room_for(left.name, left.bytes):
-        return _fetched(name, left, on_bytes, stopped)
-
-
-def _fetched(name: HubName, left: Wanted, on_bytes: OnBytes | None, stopped: Callable[[], bool] | None) -> Path:
-    from huggingface_hub import snapshot_download
-
-    _check_disk(left)
-    patterns = [escape(file) for file in files_of(preview(left.name))]
-    bars = _bars(left.bytes, on_bytes or (lambda done, total: None), stopped or (lambda: False))
     try:
-        with asking(left.name):
-            snapshot_download(left.name.repo, revision=left.name.revision, allow_patterns=patterns, tqdm_class=bars)
+        blobs = blobs_of(left.name, {file: size for file, size in left.files.items() if file.endswith(WEIGHTS)})
+        size = left.bytes - sum(blob.here for blob in blobs)
+        with room_for(left.name, size), listening(stop):
+            _check_disk(left.name, size)
+            return _fetched(left, blobs, on_bytes or (lambda done, total: None), stop)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             words = f"The disk was full before `{name}` was downloaded"
-            raise MergeError(f"{words}. Free some space and try again: finished files are kept.") from error
+            raise MergeError(f"{words}. Free some space and try again: what came is kept.") from error
         raise MergeError(f"`{name}` could not be kept ({error.strerror}). Check the Hub's cache.") from error
+
+
+def _fetched(left: Wanted, blobs: list[Blob], on_bytes: OnBytes, stop: threading.Event | None) -> Path:
+    """Download the files of weights, and let the Hub's client see to all others, and to its cache."""
+    from huggingface_hub import snapshot_download
+
+    download(left.name, blobs, lambda here: on_bytes(here, left.bytes))
+    patterns = [escape(file) for file in files_of(preview(left.name))]
+    bars = _bars(sum(blob.size for blob in blobs), left.bytes, on_bytes, stop)
+    with asking(left.name):
+        snapshot_download(left.name.repo, revision=left.name.revision, allow_patterns=patterns, tqdm_class=bars)
     folder = downloaded(left.name)
     if not folder:
-        raise MergeError(f"`{name}` was not downloaded whole. Try again: finished files are kept.")
+        raise MergeError(f"`{left.name.repo}` was not downloaded whole. Try again: what came is kept.")
     return folder
 
 
-def _check_disk(left: Wanted) -> None:
+def _check_disk(name: HubName, size: int) -> None:
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
     there = next(place for place in (cache, *cache.parents) if place.is_dir())
     free = shutil.disk_usage(there).free
-    if left.bytes > free:
-        words = f"`{left.name.repo}` needs {in_words(left.bytes)} in {cache}, and {in_words(free)} are free"
+    if size > free:
+        words = f"`{name.repo}` needs {in_words(size)} in {cache}, and {in_words(free)} are free"
         raise MergeError(f"{words}. Free some space, or let HF_HOME name a folder on another disk.")
 
 
-def _bars(total: int, on_bytes: OnBytes, stopped: Callable[[], bool]) -> Any:
+def _bars(before: int, total: int, on_bytes: OnBytes, stop: threading.Event | None) -> Any:
     """What the Hub's client takes for progress bars: they draw nothing, tell of bytes, and stop when asked to."""
     from tqdm import tqdm
 
-    here = 0
+    here = before
 
     class Bar(tqdm):  # type: ignore[misc]
         def __init__(self, *args: Any, **options: Any) -> None:
@@ -114,7 +121,7 @@ def _bars(total: int, on_bytes: OnBytes, stopped: Callable[[], bool]) -> Any:
 
         def update(self, n: float | None = 1) -> None:
             nonlocal here
-            if stopped():
+            if stop and stop.is_set():  # seen from the client's threads
                 raise MergeStopped
             if self.counts:
                 here += int(n or 0)

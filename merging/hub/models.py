@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +65,7 @@ def looked_at(recipe: Recipe) -> list[Wanted]:
     return found
 
 
-def fetched(recipe: Recipe, on_bytes: OnBytes | None = None, stopped: Callable[[], bool] | None = None) -> Recipe:
+def fetched(recipe: Recipe, on_bytes: OnBytes | None = None, stop: threading.Event | None = None) -> Recipe:
     """The recipe with the folders of the models that it names, all of them on this machine."""
     left = looked_at(recipe)
     total, before = sum(one.bytes for one in left), 0
@@ -77,7 +78,7 @@ def fetched(recipe: Recipe, on_bytes: OnBytes | None = None, stopped: Callable[[
 
     here = dict[Path, Path]()
     for name, one in zip(on_the_hub((recipe.base, *recipe.experts)), left, strict=True):
-        here[Path(str(name))] = fetch(one.name, tell, stopped)
+        here[Path(str(name))] = fetch(one.name, tell, stop)
         before += one.bytes
     return _with(recipe, here)
 

@@ -92,8 +92,8 @@ class Ranged:
     def _check(self, answer: Response, start: int, stop: int) -> None:
         """MergeError where what is about to come is not what was asked for."""
         if answer.status_code != 206 or answer.headers.get("Content-Encoding", "identity") != "identity":
-            words = f"The Hub does not send parts of {self.file} of `{self.name.repo}`, so that it cannot be streamed"
-            raise MergeError(f"{words}. Download it instead.")
+            words = f"The Hub sends {self.file} of `{self.name.repo}` as a whole only, and parts of it are needed"
+            raise MergeError(f"{words}. Fetch it with `hf download {self.name.repo}`, and choose that folder.")
         told = CONTENT.fullmatch(answer.headers.get("Content-Range", ""))
         first = [*answer.history, answer][0].headers  # the Hub's own; what it leads to knows nothing of commits
         length = int(answer.headers.get("Content-Length", stop - start))
@@ -111,4 +111,4 @@ class Ranged:
 
     def _other(self) -> MergeError:
         words = f"The Hub sent other bytes of {self.file} of `{self.name.repo}` than it has at this commit"
-        return MergeError(f"{words}, so nothing was made of them. Merge again, or download it instead.")
+        return MergeError(f"{words}, so nothing was made of them. Try again in a while.")
