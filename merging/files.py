@@ -15,7 +15,7 @@ from merging import kernels
 from merging.checkpoint import Checkpoint
 from merging.errors import MergeError
 from merging.groups import Bits
-from merging.header import SIZES
+from merging.header import SIZES, ended
 from merging.lazy import torch
 
 Reader = Callable[[Bits, int], None]  # fills a row with the entries from that number on
@@ -88,8 +88,7 @@ class Files:
                 while done < row.nbytes:
                     count = os.preadv(number, [row.data.cast("B")[done:]], entry.offset + start * size + done)
                     if not count:
-                        words = f"{entry.file} ended while `{name}` was read."
-                        raise MergeError(f"{words} Check that nothing is changing the file.")
+                        raise ended(entry.file, name)
                     done += count
             except OSError as error:
                 raise MergeError(f"{entry.file} could not be read ({error.strerror}). Check the file.") from error

@@ -7,6 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -117,15 +118,25 @@ class Shelf:
         size = memory_of(merge)
         return Asked((MERGE, merge.key), merge.name, size, lambda: load_unwritten(merge, size))
 
+    def forget_merge(self) -> None:
+        """Let the merge go: whoever changes settings and asks again has no use for the last one."""
+        with self.lock:
+            for key in [key for key in self.models if key[0] == MERGE]:
+                del self.models[key]
+
+    def clear(self) -> None:
+        """Let all models go; those that are answering stay until they have."""
+        with self.lock:
+            self.models.clear()
+
     def room(self) -> float:
         """Bytes that models may fill, those that are here included."""
         with self.lock:
             return LIMIT * (free_memory() + sum(loaded.bytes for loaded in self.models.values()))
 
     def _make_room(self, key: tuple[Any, ...], size: int, name: str) -> None:
-        """One merge at a time is here: whoever changes settings and asks again has no use for the last one."""
-        for other in [other for other in self.models if other[0] == key[0] == MERGE]:
-            del self.models[other]
+        if key[0] == MERGE:
+            self.forget_merge()
         room = self.room()
         while self.models and sum(loaded.bytes for loaded in self.models.values()) + size > room:
             self.models.popitem(last=False)
@@ -224,12 +235,14 @@ def _stream(loaded: Loaded, ask: Ask) -> Iterator[Answer]:
     said: list[int] = []
     past = None
     rows = model.get_input_embeddings().weight.shape[0]
+    one = {"logits_to_keep": 1} if "logits_to_keep" in signature(model.forward).parameters else {}  # not the prompt's
     for _ in range(ask.length):
         if max(tokens) >= rows:
             words = f"The tokenizer gives a token the row {max(tokens):,}, and the model has {rows:,} rows"
             raise MergeError(f"{words}. Put the tokenizer that belongs to it into its folder.")
         with torch.inference_mode():  # left before every answer: it is the thread's, whoever else works there meanwhile
-            out = model(input_ids=torch.tensor([tokens], device=model.device), past_key_values=past, use_cache=True)
+            seen = torch.tensor([tokens], device=model.device)
+            out = model(input_ids=seen, past_key_values=past, use_cache=True, **one)
             past = out.past_key_values
             token = _draw(out.logits[0, -1].float().cpu(), ask, generator)
         if token in ends:
@@ -253,9 +266,12 @@ def _prompt_tokens(loaded: Loaded, ask: Ask) -> tuple[list[int], str]:
     room = getattr(config, "max_position_embeddings", 0) or len(tokens) + ask.length
     if ask.length >= room:
         raise MergeError(f"The model can only see {room} tokens. Lower the length below that.")
+    room = min(room, ask.length + space.TOKENS) if space.here() else room
     seen = tokens[-(room - ask.length) :]
     cut = len(tokens) - len(seen)
-    return seen, f"The first {cut} tokens of the prompt are beyond what the model can see." if cut else note
+    short = space.here() and len(seen) == space.TOKENS
+    who = f"this Space lets a model see, which is {space.TOKENS:,}" if short else "the model can see"
+    return seen, f"The first {cut:,} tokens of the prompt are beyond what {who}." if cut else note
 
 
 def _templated(tokenizer: Any, prompt: str) -> list[int]:

@@ -84,8 +84,7 @@ class Entry:
         except OSError as error:
             raise MergeError(f"{self.file} could not be read ({error.strerror}). Check the file.") from error
         if view:
-            words = f"{self.file} ended while `{self.name}` was read."
-            raise MergeError(f"{words} Check that nothing is changing the file.")
+            raise ended(self.file, self.name)
         return torch.frombuffer(data, dtype=dtype_of(self)) if data else torch.empty(0, dtype=dtype_of(self))
 
 
@@ -131,6 +130,19 @@ def check_file(file: Path) -> None:
     """MergeError where there is neither a file nor a folder: to read a pipe or a device may never end."""
     if file.exists() and not (file.is_file() or file.is_dir()):
         raise MergeError(f"{file} is a pipe or a device, which is not read. Put a file there.")
+
+
+def ended(file: Path, name: str) -> MergeError:
+    """What is wrong where a file has ended before its tensor, which it has if it is a preview's."""
+    if size_on_the_hub(file):
+        return only_headers(file.parent)
+    return MergeError(f"{file} ended while `{name}` was read. Check that nothing is changing the file.")
+
+
+def only_headers(preview: Path) -> MergeError:
+    """What is wrong where the weights of a model are to be read of which only a preview is here."""
+    model = preview.parent.name.replace("--", "/", 1)
+    return MergeError(f"Only the headers of `{model}` are here, and its weights are on the Hub. Download it first.")
 
 
 def size_on_the_hub(file: Path) -> int:

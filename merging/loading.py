@@ -15,7 +15,7 @@ from merging.checkpoint import Checkpoint
 from merging.companions import SETTINGS
 from merging.errors import MergeError, MergeStopped
 from merging.growth import check_growth
-from merging.header import INDEX
+from merging.header import INDEX, only_headers, size_on_the_hub
 from merging.lazy import torch
 from merging.tokens import FILE, OLDER
 
@@ -52,6 +52,9 @@ def load(checkpoint: Checkpoint, base: Checkpoint, size: int) -> Loaded:
     if not own.config:
         words = "" if checkpoint.path == base.path else ", and neither has the base"
         raise MergeError(f"{checkpoint.name} has no config.json{words}. Choose a model folder.")
+    for file in {entry.file for entry in checkpoint.entries.values()}:
+        if size_on_the_hub(file):
+            raise only_headers(file.parent)
     dtype = torch.float32 if size == checkpoint.parameters * 4 else "auto"
     with told_of(checkpoint.name):
         _modest(own.config, len(checkpoint.entries))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from merging.checkpoint import Checkpoint
 from merging.errors import MergeError
-from merging.header import SIZES, dtype_of
+from merging.header import SIZES, dtype_of, ended
 from merging.lazy import torch
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Source:
                     while at < end and (got := file.readinto(view[at:end])):
                         at += got
                     if at < end:
-                        raise MergeError(f"{entry.file} ended while `{self.name}` was read. Check the file.")
+                        raise ended(entry.file, self.name)
         except OSError as error:
             raise MergeError(f"{entry.file} could not be read ({error.strerror}). Check the file.") from error
         return out

@@ -21,8 +21,10 @@ MODELS = DISK // 2  # bytes on disk, of all models of the Hub together: a base a
 MERGES = 3 * DISK // 10  # bytes on disk, of the merges of all visitors; the last fifth is the program's
 MINE = MERGES // 2  # bytes on disk, of the merges of one visitor
 PREVIEWS = 1_000_000_000  # bytes on disk, of headers and small files of models that were looked at
-KEPT = 2 * 3600  # seconds that a merge is kept after it was last used
+KEPT = 2 * 3600  # seconds that a merge is kept after it was last used, if no other needs its room
+SPARED = 600  # seconds that it is kept in any case
 EXPERTS = 8  # in one merge
+TOKENS = 2048  # of a prompt, that a model sees: what it keeps of them takes memory
 LINE = 20  # visitors that wait for their merge
 
 NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")  # of a merge

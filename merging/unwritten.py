@@ -17,7 +17,7 @@ from merging.companions import config_of, generation_of
 from merging.crew import Crew, crew
 from merging.engine import stored_as, team_of
 from merging.errors import MergeError
-from merging.generate import LIMIT, free_memory
+from merging.generate import LIMIT, SHELF, free_memory
 from merging.header import SIZES, Entry, dtype_of
 from merging.lazy import torch
 from merging.plan import Plan
@@ -139,6 +139,7 @@ def merged_in_memory(
         key = mark()
         if KEEP.last is None or KEEP.last.key != key:
             KEEP.last = None  # before there is another one, or both would be in memory
+            SHELF.forget_merge()
             room = _room(found.bytes_out, budget)
             _checked(recipe, room, workers)
             made = _made(recipe, found.plan, key, room, workers, listen, stop)
@@ -154,8 +155,11 @@ def forget() -> None:
 
 
 def _room(size: int, budget: int | str | None) -> int:
-    """The bytes that are left to work in beside a result of that size."""
+    """The bytes that are left to work in beside a result of that size, for which models that were sampled make room."""
     allowed = int(LIMIT * free_memory()) if budget is None else in_bytes(budget)
+    if size >= allowed and budget is None:
+        SHELF.clear()
+        allowed = int(LIMIT * free_memory())
     if size >= allowed:
         words = f"The merged model takes {in_words(size)} of memory, and {in_words(allowed)} may be used"
         raise MergeError(f"{words}. Merge it into a folder, and sample that.")

@@ -46,7 +46,7 @@ def _downloads(out: Path) -> str:
         f"{html.escape(file.relative_to(out).as_posix())}</a> {in_words(size)}</li>"
         for size, file in reversed(files)
     )
-    words = f"Its files, here for {space.KEPT // 3600} hours and no longer: publish it in step 5, or download them."
+    words = f"Its files, here for {space.KEPT // 3600} hours at most: publish it in step 5, or download them."
     return f'<p>{words}</p><ul class="files">{links}</ul>'
 
 

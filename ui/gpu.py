@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import gradio as gr
+
 from merging import generate
+from merging.errors import MergeError
 from merging.generate import Answer, Ask, Shelf
 
 if TYPE_CHECKING:
@@ -22,6 +26,7 @@ except ImportError:  # it is there in Spaces alone
 
 Work = TypeVar("Work", bound=Callable[..., Any])
 LENT = os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+TAGS = re.compile(r"<[^>]*>")
 SECONDS = 60  # of a GPU for one prompt, of those that Hugging Face grants to a visitor in a day
 
 
@@ -41,7 +46,10 @@ def _answers(
 def answers(models: Sequence[Path | Unwritten], base: Path, ask: Ask, stop: threading.Event) -> Iterator[list[Answer]]:
     """What all models have said so far, as `merging.generate` has it."""
     with closing(_answers(models, base, ask, None if LENT else stop)) as speaking:  # no event reaches another process
-        for told in speaking:
-            yield told
-            if LENT and stop.is_set():
-                return
+        try:
+            for told in speaking:
+                yield told
+                if LENT and stop.is_set():
+                    return
+        except gr.Error as error:  # how Hugging Face says that the visitor has used up the day's GPU
+            raise MergeError(f"{TAGS.sub('', str(error.message)).strip().rstrip('.')}. Try again later.") from error

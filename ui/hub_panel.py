@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import html
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -99,28 +98,21 @@ def to_download(far: tuple[str, ...], size: int) -> tuple[Any, Any, Any]:
     return gr.HTML(words, visible=True), gr.Button(f"Download {in_words(size)}", visible=True), gr.Button(visible=False)
 
 
-def _tell_after(tell: Callable[[int], None], before: int, done: int, _: int) -> None:
-    tell(before + done)
-
-
 def download(far: tuple[str, ...], visitor: str) -> Iterator[tuple[str, object | None]]:
     """Download these models, telling how far that is; and at last another object, when all of them are here."""
     left = [one for path in far if (one := left_of(path))]
-    total, pace = sum(one.bytes for one in left), Pace(time.monotonic())
+    pace = Pace(time.monotonic())
 
     def work(tell: Any) -> None:
-        before = 0
-        for one in left:
-            fetch(one.name, partial(_tell_after, tell, before), stop)
-            before += one.bytes
+        fetch([one.name for one in left], lambda done, total: tell((done, total)), stop)
 
-    if words := space.too_many(total):
+    if words := space.too_many(sum(one.bytes for one in left)):
         yield notice(words), None
         return
     yield bar(0, "Asking the Hub", ""), None
     with stoppable(visitor, "download") as stop, using(*far):
         job = Job(work)
-        for done in job:
+        for done, total in job:
             yield pace.told(done, total), None
         try:
             job.result()

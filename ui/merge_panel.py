@@ -32,7 +32,7 @@ from ui.finished import finished, ranks_in_words
 from ui.folders import fresh_folder, unplaceable
 from ui.jobs import Job, stoppable
 from ui.line import MERGING, its_turn
-from ui.merges import make_room, reading
+from ui.merges import check_size, make_room, reading
 from ui.method_panel import method_panel
 from ui.models_panel import Selection
 from ui.pace import bar, span
@@ -68,7 +68,7 @@ def merge_panel(selection: gr.State) -> Merge:
     weights, filled = gr.Textbox("{}", visible="hidden", elem_id="expert-weights"), gr.State(None)
     _weight_sliders(form["method"], selection, weights, filled)
     form |= result_panel(form["method"], selection)
-    words = "Yours for two hours: download or publish it." if space.here() else "It must not hold anything."
+    words = "Kept for two hours at most: download or publish it." if space.here() else "It must not hold anything."
     label = "Name of the merge" if space.here() else "Output folder"
     output = gr.Textbox(fresh_folder(), label=label, elem_id="output", info=words)
     far = gr.Radio(FAR, value=DOWNLOAD, label="Models on the Hub", info=" ", visible=False, elem_id="far")
@@ -273,8 +273,11 @@ def _made(recipe: Recipe, output: str, visitor: str, tell: Callable[[Step], None
         if stream:
             recipe = pinned(recipe)
         elif on_the_hub((recipe.base, *recipe.experts)):
-            if problems := check(recipe, output).problems:
-                raise RecipeError(problems, recipe.warnings)
+            found = check(recipe, output)
+            if found.problems:
+                raise RecipeError(found.problems, recipe.warnings)
+            if space.here():
+                check_size(found.bytes_out)
             recipe = fetched(recipe, lambda done, total: tell(Step(0, 0, "", done, total, DOWNLOADING)), stop)
         if space.here():
             make_room(visitor, Path(output), check(recipe, output, stream=stream).bytes_out)

@@ -58,17 +58,26 @@ def used(file: str) -> None:
             os.utime(space.merges().joinpath(*place.parts[:2]))
 
 
-def make_room(visitor: str, out: Path, size: int) -> None:
-    """Delete what was used longest ago, until a visitor may write so many bytes there; MergeError where not."""
-    kept, busy = [one for one in _all() if one.folder != beside(out)], _busy("merge")  # what it goes on with stays
+def check_size(size: int) -> None:
+    """MergeError where a merge has more bytes than a visitor may ever write."""
     if size > space.MINE:
         words = f"The merge takes {in_words(size)}, and this Space keeps {in_words(space.MINE)} for a visitor"
         raise MergeError(f"{words}. {space.elsewhere()}")
+
+
+def make_room(visitor: str, out: Path, size: int) -> None:
+    """Delete what was used longest ago, until a visitor may write so many bytes there; MergeError where not.
+
+    What others have merged just now stays: they are to have the time to download it.
+    """
+    check_size(size)
+    kept, busy = [one for one in _all() if one.folder != beside(out)], _busy("merge")  # what it goes on with stays
     if _shrink(space.MINE - size, [one for one in kept if one.folder.parent == home(visitor)], busy):
         words = f"This Space keeps {in_words(space.MINE)} of merges for a visitor, and yours are in use"
         raise MergeError(f"{words}. Wait until nothing else runs here, or take none of them into this merge.")
-    if _shrink(space.MERGES - size, [one for one in kept if one.folder.is_dir()], busy):
-        words = f"This Space keeps {in_words(space.MERGES)} of merges, and all of them are in use"
+    others = {one.folder.parent for one in kept if time.time() - one.used < space.SPARED} - {home(visitor)}
+    if _shrink(space.MERGES - size, [one for one in kept if one.folder.is_dir()], busy | others):
+        words = f"This Space keeps {in_words(space.MERGES)} of merges, and all of them are in use or were just made"
         raise MergeError(f"{words}. Try again in a few minutes.")
 
 

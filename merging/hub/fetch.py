@@ -6,8 +6,9 @@ import errno
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from glob import escape
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,9 @@ from merging.hub.cached import downloaded, previewed
 from merging.hub.names import HubName, hub_name
 from merging.hub.preview import WEIGHTS, commit_at, files_of, preview
 from merging.hub.room import room_for
-from merging.hub.weights import Blob, blobs_of, download
+from merging.hub.weights import Blob, OnHere, blobs_of, download
 from merging.sizes import in_words
+from merging.words import listed
 
 OnBytes = Callable[[int, int], None]  # bytes that are here, of all that are wanted
 WHOLE = "Reconstructing"  # how the client's bar of bytes that are here begins, those of an earlier try included
@@ -63,32 +65,48 @@ def _left(name: HubName, folder: Path) -> Wanted:
     return Wanted(exact, {file: size for file, size in files_of(folder).items() if not here(file)})
 
 
-def fetch(name: HubName, on_bytes: OnBytes | None = None, stop: threading.Event | None = None) -> Path:
-    """Download a model, but for what came of it at an earlier try; the folder that holds it.
+def fetch(names: Sequence[HubName], on_bytes: OnBytes | None = None, stop: threading.Event | None = None) -> list[Path]:
+    """Download models, but for what came of them at an earlier try; the folders that hold them.
 
-    MergeError where the Hub, the disk or the connection does not allow it. MergeStopped when asked to stop.
+    MergeError where the Hub, the disk or the connection does not allow it: what does not fit is told before any of them
+    is downloaded. MergeStopped when asked to stop.
     """
-    left = wanted(name)
+    left = [wanted(name) for name in names]
+    total, before, tell = sum(one.bytes for one in left), 0, on_bytes or (lambda done, total: None)
     try:
-        blobs = blobs_of(left.name, {file: size for file, size in left.files.items() if file.endswith(WEIGHTS)})
-        size = left.bytes - sum(blob.here for blob in blobs)
-        with room_for(left.name, size), listening(stop):
-            _check_disk(left.name, size)
-            return _fetched(left, blobs, on_bytes or (lambda done, total: None), stop)
+        blobs = [
+            blobs_of(one.name, {file: one.files[file] for file in one.files if file.endswith(WEIGHTS)}) for one in left
+        ]
+        sizes = [one.bytes - sum(blob.here for blob in some) for one, some in zip(left, blobs, strict=True)]
+        _check_disk(left, sum(sizes))
+        folders = []
+        for one, some, size in zip(left, blobs, sizes, strict=True):
+            with room_for(one.name, size), listening(stop):
+                folders.append(_fetched(one, some, partial(_tell, tell, before, total), stop))
+            before += one.bytes
+        return folders
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            words = f"The disk was full before `{name}` was downloaded"
+            words = f"The disk was full before {_listed(left)} could be downloaded"
             raise MergeError(f"{words}. Free some space and try again: what came is kept.") from error
-        raise MergeError(f"`{name}` could not be kept ({error.strerror}). Check the Hub's cache.") from error
+        raise MergeError(f"{_listed(left)} could not be kept ({error.strerror}). Check the Hub's cache.") from error
 
 
-def _fetched(left: Wanted, blobs: list[Blob], on_bytes: OnBytes, stop: threading.Event | None) -> Path:
+def _tell(on_bytes: OnBytes, before: int, total: int, here: int) -> None:
+    on_bytes(min(before + here, total), total)
+
+
+def _listed(left: list[Wanted]) -> str:
+    return listed([f"`{one.name.repo}`" for one in left])
+
+
+def _fetched(left: Wanted, blobs: list[Blob], on_here: OnHere, stop: threading.Event | None) -> Path:
     """Download the files of weights, and let the Hub's client see to all others, and to its cache."""
     from huggingface_hub import snapshot_download
 
-    download(left.name, blobs, lambda here: on_bytes(here, left.bytes))
+    download(left.name, blobs, on_here)
     patterns = [escape(file) for file in files_of(preview(left.name))]
-    bars = _bars(sum(blob.size for blob in blobs), left.bytes, on_bytes, stop)
+    bars = _bars(sum(blob.size for blob in blobs), on_here, stop)
     with asking(left.name):
         snapshot_download(left.name.repo, revision=left.name.revision, allow_patterns=patterns, tqdm_class=bars)
     folder = downloaded(left.name)
@@ -97,18 +115,19 @@ def _fetched(left: Wanted, blobs: list[Blob], on_bytes: OnBytes, stop: threading
     return folder
 
 
-def _check_disk(name: HubName, size: int) -> None:
+def _check_disk(left: list[Wanted], size: int) -> None:
     from huggingface_hub import constants
 
     cache = Path(constants.HF_HUB_CACHE)
     there = next(place for place in (cache, *cache.parents) if place.is_dir())
     free = shutil.disk_usage(there).free
     if size > free:
-        words = f"`{name.repo}` needs {in_words(size)} in {cache}, and {in_words(free)} are free"
+        verb = "needs" if len(left) == 1 else "need"
+        words = f"{_listed(left)} {verb} {in_words(size)} in {cache}, and {in_words(free)} are free"
         raise MergeError(f"{words}. Free some space, or let HF_HOME name a folder on another disk.")
 
 
-def _bars(before: int, total: int, on_bytes: OnBytes, stop: threading.Event | None) -> Any:
+def _bars(before: int, on_here: OnHere, stop: threading.Event | None) -> Any:
     """What the Hub's client takes for progress bars: they draw nothing, tell of bytes, and stop when asked to."""
     from tqdm import tqdm
 
@@ -125,6 +144,6 @@ def _bars(before: int, total: int, on_bytes: OnBytes, stop: threading.Event | No
                 raise MergeStopped
             if self.counts:
                 here += int(n or 0)
-                on_bytes(min(here, total), total)
+                on_here(here)
 
     return Bar

@@ -68,19 +68,11 @@ def looked_at(recipe: Recipe) -> list[Wanted]:
 def fetched(recipe: Recipe, on_bytes: OnBytes | None = None, stop: threading.Event | None = None) -> Recipe:
     """The recipe with the folders of the models that it names, all of them on this machine."""
     left = looked_at(recipe)
-    total, before = sum(one.bytes for one in left), 0
-    if words := space.too_many(total):
+    if words := space.too_many(sum(one.bytes for one in left)):
         raise MergeError(words)
-
-    def tell(done: int, _: int) -> None:
-        if on_bytes:
-            on_bytes(before + done, total)
-
-    here = dict[Path, Path]()
-    for name, one in zip(on_the_hub((recipe.base, *recipe.experts)), left, strict=True):
-        here[Path(str(name))] = fetch(one.name, tell, stop)
-        before += one.bytes
-    return _with(recipe, here)
+    named = [Path(str(name)) for name in on_the_hub((recipe.base, *recipe.experts))]
+    folders = fetch([one.name for one in left], on_bytes, stop)
+    return _with(recipe, dict(zip(named, folders, strict=True)))
 
 
 def pinned(recipe: Recipe) -> Recipe:

@@ -52,7 +52,7 @@ def stopped_at(most: int) -> list[int]:
             stop.set()
 
     with pytest.raises(MergeStopped):
-        fetch(MODEL, tell, stop)
+        fetch([MODEL], tell, stop)
     return told
 
 
@@ -80,7 +80,7 @@ def test_a_download_that_was_stopped_goes_on_within_the_file(hub: Hub, tmp_path:
     hub.asked.clear()
 
     again = list[int]()
-    folder = fetch(MODEL, lambda done, total: again.append(done))
+    [folder] = fetch([MODEL], lambda done, total: again.append(done))
 
     expect_whole(hub, folder)
     assert ranges(hub) == [("model-00002-of-00002.safetensors", here)]
@@ -92,7 +92,9 @@ def test_a_download_that_was_stopped_goes_on_within_the_file(hub: Hub, tmp_path:
 
 def test_a_download_that_was_killed_goes_on_within_the_file(hub: Hub, tmp_path: Path) -> None:
     told = environment(hub, tmp_path / "hf") | {"MERGESCOPE_CACHE": str(tmp_path / "known"), "PYTHONPATH": str(ROOT)}
-    script = "from merging.hub.fetch import fetch; from merging.hub.names import HubName; fetch(HubName('owner/model'))"
+    script = (
+        "from merging.hub.fetch import fetch; from merging.hub.names import HubName; fetch([HubName('owner/model')])"
+    )
     with subprocess.Popen([sys.executable, "-c", script], env=told, cwd=tmp_path) as other:
         while not any(part.stat().st_size > 2 * STEP for part in left(tmp_path)):
             assert other.poll() is None
@@ -102,7 +104,7 @@ def test_a_download_that_was_killed_goes_on_within_the_file(hub: Hub, tmp_path: 
     here = part.stat().st_size
     hub.asked.clear()
 
-    expect_whole(hub, fetch(MODEL))
+    expect_whole(hub, *fetch([MODEL]))
     assert ("model-00001-of-00002.safetensors", here) in ranges(hub)
     assert ("model-00001-of-00002.safetensors", 0) not in ranges(hub)
 
@@ -117,9 +119,9 @@ def test_what_was_damaged_meanwhile_is_deleted_and_told_of(hub: Hub, tmp_path: P
     with pytest.raises(
         MergeError, match=r"^model-00001-of-00002\.safetensors of `owner/model` did not come as the Hub"
     ):
-        fetch(MODEL)
+        fetch([MODEL])
     assert not left(tmp_path)
-    expect_whole(hub, fetch(MODEL))
+    expect_whole(hub, *fetch([MODEL]))
 
 
 def test_what_is_longer_than_the_file_is_begun_anew(hub: Hub, tmp_path: Path) -> None:
@@ -127,7 +129,7 @@ def test_what_is_longer_than_the_file_is_begun_anew(hub: Hub, tmp_path: Path) ->
     [part] = left(tmp_path)
     part.write_bytes(b"x" * (13 << 20))
 
-    expect_whole(hub, fetch(MODEL))
+    expect_whole(hub, *fetch([MODEL]))
 
 
 def test_two_who_want_the_same_download_it_once(hub: Hub) -> None:
@@ -135,10 +137,10 @@ def test_two_who_want_the_same_download_it_once(hub: Hub) -> None:
     hub.asked.clear()
 
     with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(fetch, [MODEL, MODEL])
+        first, second = pool.map(fetch, [[MODEL], [MODEL]])
 
     assert first == second
-    expect_whole(hub, first)
+    expect_whole(hub, *first)
     assert [file for file, _ in ranges(hub)] == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 
 
@@ -170,7 +172,23 @@ def test_the_disk_is_checked_for_what_is_still_to_come(
         f"`owner/model` needs {in_words(missing)} in {place}, and {in_words(free[0])} are free. Free some"
     )
     with pytest.raises(MergeError, match=words):
-        fetch(MODEL)
+        fetch([MODEL])
     assert not ranges(hub)
     free[0] = missing
-    expect_whole(hub, fetch(MODEL))
+    expect_whole(hub, *fetch([MODEL]))
+
+
+def test_the_disk_is_checked_for_all_models_before_the_first_is_downloaded(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(hub.folder / "owner" / "other", {"w": torch.zeros(1000)})
+    names = [MODEL, HubName("owner/other")]
+    size = sum(file.stat().st_size for file in (hub.folder / "owner").glob("*/*.safetensors"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: Usage(1 << 40, 0, size - 1))
+    preview(MODEL)
+    preview(names[1])
+    hub.asked.clear()
+
+    with pytest.raises(MergeError, match=r"^`owner/model` and `owner/other` need "):
+        fetch(names)
+    assert not ranges(hub)

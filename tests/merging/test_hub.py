@@ -16,8 +16,13 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from merging.checkpoint import open_checkpoint
+from merging.errors import MergeError
+from merging.hub.names import HubName
+from merging.hub.preview import preview
+from merging.loading import load
 from tests.conftest import random_tensors, write_model
-from tests.hub import TOKEN, Hub, environment, standing_in
+from tests.hub import TOKEN, Hub, asking, environment, standing_in
 
 LAMBDA = {"parameters": {"lambda": 1}}
 ROOT = Path(__file__).parents[2]
@@ -106,6 +111,21 @@ def test_what_is_fetched_is_merged_and_the_recipe_says_at_which_commit(asker: As
     first, second = (asker.folder / out / "model.safetensors" for out in ("out", "again"))
     assert first.read_bytes() == second.read_bytes()
     assert not asker.hub.asked
+
+
+def test_weights_that_are_not_here_are_told_of_where_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MERGESCOPE_CACHE", str(tmp_path / "known"))
+    write_model(tmp_path / "root" / "owner" / "base", random_tensors(0))
+    words = "^Only the headers of `owner/base` are here, and its weights are on the Hub. Download it first.$"
+
+    with standing_in(tmp_path / "root") as hub, asking(hub, tmp_path / "cache"):
+        model = open_checkpoint(preview(HubName("owner/base")))
+
+    for reads in (lambda: model.tensor(next(iter(model.entries))), lambda: load(model, model, 0)):
+        with pytest.raises(MergeError, match=words):
+            reads()
 
 
 def test_a_download_that_breaks_off_goes_on(asker: Asker) -> None:

@@ -178,6 +178,18 @@ def test_a_result_that_does_not_fit_is_refused_with_its_size_before_any_weight_i
         merged_in_memory(recipe)
 
 
+def test_models_that_were_sampled_make_room_for_a_merge(family: Family, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, experts = family()
+    monkeypatch.setattr(unwritten, "SHELF", shelf := Shelf())
+    list(answers([ZOO / "base", ZOO / "bible"], ZOO / "base", Ask("And the ", length=1), shelf=shelf))
+    monkeypatch.setattr(unwritten, "free_memory", lambda: (1 << 30) - (len(shelf.models) * (600 << 20)))
+
+    made = merged_in_memory(Recipe("ties", base, tuple(experts)))
+
+    assert made.tensors
+    assert not shelf.models
+
+
 def test_everything_that_is_wrong_is_said_at_once(family: Family) -> None:
     base, experts = family()
 

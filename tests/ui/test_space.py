@@ -7,6 +7,8 @@ import os
 import pickle
 import re
 import threading
+import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -169,6 +171,21 @@ def test_merges_of_all_make_room_and_none_of_a_visitor_at_work() -> None:
         put("we", "one", 4000, 3)
         with stoppable("we", "publish"), pytest.raises(MergeError, match="and all of them are in use"):
             make_room("me", home("me") / "new", 3000)
+
+
+@pytest.mark.usefixtures("small")
+def test_what_others_have_just_merged_stays_and_ones_own_does_not() -> None:
+    theirs, mine = put("you", "one", 4500, time.time() - space.SPARED + 60), put("me", "one", 4000, time.time())
+
+    make_room("me", home("me") / "new", 4500)
+
+    assert [path.is_dir() for path in (theirs, mine)] == [True, False]
+    put("they", "one", 4500, time.time())
+    with pytest.raises(MergeError, match="and all of them are in use or were just made"):
+        make_room("me", home("me") / "new", 4500)
+    os.utime(theirs, (1, time.time() - space.SPARED - 1))
+    make_room("me", home("me") / "new", 4500)
+    assert not theirs.is_dir()
 
 
 @pytest.mark.usefixtures("small")
@@ -354,6 +371,18 @@ def test_what_is_asked_of_a_lent_gpu_reaches_another_process() -> None:
 
     assert [answer.text for answer in there] == [answer.text for answer in here]
     assert all(answer.text and answer.state == "done" for answer in pickle.loads(pickle.dumps(there)))
+
+
+def test_what_the_lender_of_a_gpu_refuses_is_told_in_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: Any) -> Iterator[Any]:
+        raise gr.Error("You have exceeded your GPU quota (60s requested). <a href='x'>Log in</a> to get more")
+        yield
+
+    monkeypatch.setattr(gpu, "_answers", refuses)
+
+    words = r"^You have exceeded your GPU quota \(60s requested\)\. Log in to get more\. Try again later\.$"
+    with pytest.raises(MergeError, match=words):
+        list(gpu.answers([family.BASE], family.BASE, Ask("And"), threading.Event()))
 
 
 def test_without_the_package_of_spaces_the_work_is_what_it_was() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pytest
 import torch
 
 from merging import Recipe, space
-from merging.hub.models import pinned
+from merging.hub.models import fetched, pinned
 from tests.conftest import random_tensors, write_model
 from tests.hub import Hub, asking, standing_in
 from tests.ui.screens import Screen
-from ui.merge_panel import DOWNLOAD, STREAM, ways
+from ui.folders import placed
+from ui.merge_panel import DOWNLOAD, STREAM, run_merge, ways
 
 
 @pytest.fixture
@@ -80,6 +82,33 @@ def test_either_way_is_told_in_a_sentence(hub: Hub) -> None:
     assert refused[:2] == (DOWNLOAD, False)
     words = "They cannot be streamed. TIES-Merging reads the weights 3 times, so it would fetch 336 bytes from the Hub"
     assert refused.words.startswith(words)
+
+
+def test_models_that_made_room_are_offered_again_where_a_prompt_misses_them(screen: Screen, hub: Hub) -> None:
+    recipe = fetched(Recipe("from", Path("owner/base"), (Path("owner/expert"),)))
+    chosen(screen, "from")
+    assert not screen.sees("hub-download")
+    shutil.rmtree(recipe.experts[0].parents[1])  # as others' models do in a Space
+
+    screen.fire("sample-run")
+
+    assert "<code>owner/expert</code>: its weights are on the Hub, and not here. Download them" in screen["answers"]
+    assert screen.sees("hub-download")
+
+
+def test_what_a_visitor_may_not_write_is_refused_before_anything_is_downloaded(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SPACE_ID", "someone/mergescope")
+    monkeypatch.setattr(space, "MINE", 100)
+    recipe = Recipe("from", Path("owner/base"), (Path("owner/expert"),))
+    pinned(recipe)
+
+    *_, (told, _) = run_merge(recipe, placed("mine", "me"), "me")
+
+    assert "The merge takes 168 bytes, and this Space keeps 100 bytes for a visitor" in told
+    assert not [*(tmp_path / "cache").rglob("*.safetensors")]
 
 
 def test_models_that_a_space_cannot_keep_are_refused_before_the_click_and_streamed(
