@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -62,6 +63,9 @@ def app_url(folder: Path, python: Path, hub: Hub) -> Iterator[str]:
     """A Space whose own token would open everything, and whose visitors sign in with another provider's."""
     told = environment(hub, folder.with_name("hf"), "hf_of_the_owner") | {"SPACE_ID": "someone/mergescope"}
     told |= {"MERGESCOPE_CACHE": str(folder.with_name("cache")), "GRADIO_SERVER_NAME": "0.0.0.0"}
+    old = folder / "merges" / ("0" * 32) / "old"  # nobody has used it for long
+    old.mkdir(parents=True)
+    os.utime(old, (1, 1))
     with signing_in(TOKEN) as signing:
         yield from started([python, "app.py"], folder, told | signing)
 
@@ -70,6 +74,7 @@ def test_a_space_merges_samples_and_publishes_for_whoever_is_signed_in(
     page: Page, browser: Browser, app_url: str, hub: Hub, folder: Path, tmp_path: Path
 ) -> None:
     page.goto(app_url)
+    assert not [*(folder / "merges").iterdir()]
     page.locator("#sign-in").click()
     expect(page.locator("#sign-in")).to_have_text("Sign out someone", timeout=300_000)
     drawn(page, "#weights", 300_000)  # the first visitor waits until all is loaded
