@@ -30,10 +30,14 @@ SIZES = {
     "0.5b": Size(151936, 896, 4864, 24, 14, 2),
     "1.5b": Size(151936, 1536, 8960, 28, 12, 2),
     "3b": Size(151936, 2048, 11008, 36, 16, 2),
+    "70b": Size(128256, 8192, 28672, 80, 64, 8, "llama"),
 }
 
 
-def shapes(size: Size) -> dict[str, tuple[int, ...]]:
+Shapes = dict[str, tuple[int, ...]]
+
+
+def shapes(size: Size) -> Shapes:
     """Every tensor of a model of that size, whose head is its embedding."""
     hidden, inner, kv = size.hidden, size.inner, size.hidden // size.heads * size.kv_heads
     layer: dict[str, tuple[int, ...]] = {"input_layernorm.weight": (hidden,)}

@@ -107,3 +107,14 @@ def test_whole_numbers_are_drawn_where_a_parameter_counts() -> None:
     done = bench("live.py", "--layers", 1, "--repeat", 2, "--methods", "karcher")
 
     assert "| Karcher mean" in done.stdout
+
+
+def test_models_of_any_size_are_looked_at_by_few_requests() -> None:
+    done = bench("preflight.py", "--size", "70b", "--wait", 0)
+
+    assert done.returncode == 0, done.stderr
+    _, _, line, *_ = done.stdout.splitlines()
+    _, _, _, download, requests, kept, _, _ = (cell.strip() for cell in line.split("|"))
+    assert download == "417.0"
+    assert int(requests) <= 130
+    assert float(kept) < 1
