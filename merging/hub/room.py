@@ -7,7 +7,7 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -56,6 +56,17 @@ def room_for(name: HubName, size: int) -> Iterator[None]:
             _coming[name.repo] -= size
 
 
+def too_many(models: Iterable[str | Path | None], left: int, streamed: bool = False) -> str:
+    """Why so many bytes that are left of these models are not downloaded, in sentences; empty where they are.
+
+    What is here of them counts: in use together, none can make room for the others.
+    """
+    if not space.here():
+        return ""
+    repos = {name.repo for model in models if model is not None and (name := hub_name(model))}
+    return space.too_many(left + sum(size_of(_cached(repo)) for repo in repos), streamed)
+
+
 def touched(name: HubName) -> None:
     """Keep this model's preview longer than those that were used before."""
     with _lock:
@@ -72,6 +83,12 @@ def trim_previews() -> None:
             if left > 0:
                 left -= size_of(folder)
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _cached(repo: str) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
 
 
 def _repo(folder: str) -> str:

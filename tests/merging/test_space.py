@@ -19,7 +19,7 @@ from merging.hub.cached import downloaded
 from merging.hub.fetch import Wanted
 from merging.hub.names import HubName
 from merging.hub.preview import preview
-from merging.hub.room import room_for, trim_previews, using
+from merging.hub.room import room_for, too_many, trim_previews, using
 from merging.hub.upload import account
 from merging.preflight import check
 from merging.publish import target
@@ -213,6 +213,15 @@ def test_models_in_use_stay_and_so_does_room_that_was_promised(downloads: Path) 
     assert left(downloads) == "ab"
     with room_for(HubName("owner/e"), 5000):
         assert left(downloads) == "b"
+
+
+def test_models_that_are_here_count_beside_those_that_are_downloaded_for_them(downloads: Path) -> None:
+    models = (Path("owner/a"), "owner/b@main", "owner/d", None, downloads)
+
+    assert too_many(models, 4000) == ""
+    assert too_many(models, 4001).startswith("These models take 10 kB together, and this Space keeps 10 kB of models")
+    assert too_many((*models, "owner/b"), 4000) == ""
+    assert "or Stream in step 3" in too_many(models, 4001, streamed=True)
 
 
 def test_what_has_arrived_of_a_download_is_counted_once(downloads: Path) -> None:
