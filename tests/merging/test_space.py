@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from merging import space
-from merging.checkpoint import open_checkpoint
+from merging.checkpoint import open_checkpoint, told_apart
 from merging.crew import crew
 from merging.errors import MergeError
 from merging.generate import free_memory
@@ -23,7 +23,7 @@ from merging.hub.room import room_for, too_many, trim_previews, using
 from merging.hub.upload import account
 from merging.preflight import check
 from merging.publish import target
-from merging.recipe import Recipe, load_recipe
+from merging.recipe import Recipe, _names, load_recipe
 from tests.conftest import Family, random_tensors, write_model
 from tests.hub import asking, standing_in
 from tests.merging.test_hub import Asker, asker, recipe_of
@@ -71,6 +71,27 @@ def test_a_tokenizer_is_not_taken_from_a_path(family: Family, in_a_space: Path) 
     recipe = Recipe("linear", space.EMBEDDED / "base", (space.EMBEDDED / "bible",), tokenizer_source=str(base))
 
     assert any("There is no model" in problem for problem in check(recipe).problems)
+
+
+def test_nobody_learns_by_a_recipe_what_is_on_the_disk(family: Family, in_a_space: Path) -> None:
+    base, _ = family()
+    ground = space.EMBEDDED / "base"
+    model = f"{{model: {{model: {ground}, lora: PATH}}, parameters: {{weight: 1}}}}"
+    told = f"merge_method: linear\nbase_model: {ground}\nmodels: [{model}]"
+
+    for path in (str(base), "/no/where"):
+        with pytest.raises(
+            MergeError, match=rf"{path}` puts an adapter on a model\. That can be done with an adapter on"
+        ):
+            load_recipe(f"{told.replace('PATH', path)}\n")
+
+
+def test_the_folder_of_a_visitor_is_no_part_of_a_models_name(in_a_space: Path) -> None:
+    mine = write_model(in_a_space / "merges" / "0123" / "base", random_tensors(0))
+    models = (space.EMBEDDED / "base", mine)
+
+    assert [model.name for model in told_apart([*map(open_checkpoint, models)])] == ["zoo/base", "merges/base"]
+    assert _names(models)[1] == str(in_a_space / "merges" / "base")
 
 
 def test_a_recipe_names_models_of_the_hub_by_their_names(in_a_space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
