@@ -2,61 +2,45 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
-import time
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from itertools import cycle
 from threading import Event
-from typing import Any
 
 import pytest
-import torch
-import yaml
-from safetensors.torch import load_file, save_file
 
-from tests.attacks.conftest import ROOT, ZOO, App, Visiting, running
-from tests.attacks.test_fields import SECRETS
+from tests.attacks.conftest import ROOT, ZOO, App, Visiting
+from tests.attacks.space import (
+    FILES,
+    GUESSES,
+    NAME,
+    OURS,
+    PATHS,
+    at_once,
+    in_a_space,
+    linked,
+    merged,
+    recipe,
+    recipes,
+    until,
+)
+from tests.attacks.test_fields import SECRETS, different
 from tests.attacks.test_routes import FOREIGN, JOIN, ROUTES, UNUSED, refuses_files, secrets_of, sent, takes_nothing
 from tests.attacks.test_visitors import MANY, claimed, expect_own, listed, work
 from tests.attacks.visitor import Visitor
-from tests.hub import TOKEN, Hub
+from tests.hub import TOKEN
 
 pytestmark = pytest.mark.e2e
 
-NAME = "someone-mergescope.hf.space"
-OURS = {"Host": NAME, "Origin": f"https://{NAME}"}
-MODELS = {f"some/{name}": "bible" for name in ("bible", "gated", "private", "large", "slow", "pickled")}
 NO_PATH = "is a path, and a Space opens none."
 
 
 @pytest.fixture(scope="module")
 def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """A Space, whose owner's token would open every model of the Hub and publish there."""
-    around = tmp_path_factory.mktemp("space")
-    (around / "place").mkdir()
-    (around / "place/mine.txt").write_text("nobody may read this")
-    told = {"SPACE_ID": "someone/mergescope", "SYSTEM": "spaces", "SPACE_HOST": NAME}
-    with running(around, MODELS, told | {"GRADIO_SERVER_NAME": "0.0.0.0", "HOME": str(around / "home")}) as found:
-        found.hub.gated.add("some/gated")
-        found.hub.private.add("some/private")
-        with pytest.MonkeyPatch.context() as patch:
-            _enlarge(found.hub, patch)
-            yield found
-
-
-def _enlarge(hub: Hub, patch: pytest.MonkeyPatch) -> None:
-    """Models that take long to be downloaded where the Hub is slow, and that a Space does not take."""
-    slow, large = (hub.folder / f"some/{name}/model.safetensors" for name in ("slow", "large"))
-    save_file(load_file(slow) | {"beside.weight": torch.zeros(32 << 20, dtype=torch.uint8)}, slow)
-    with large.open("r+b") as file:
-        file.truncate(7_000_000_000)  # which takes none of the disk, and is not read for a hash of it
-    (hub.folder / "some/pickled/model.safetensors").rename(hub.folder / "some/pickled/pytorch_model.bin")
-    commit = hub.commit
-    patch.setattr(hub, "commit", lambda name: "0" * 40 if name == "some/large" else commit(name))
+    with in_a_space(tmp_path_factory.mktemp("space")) as found:
+        yield found
 
 
 @pytest.fixture
@@ -70,13 +54,6 @@ def attacked(standing: App) -> Iterator[App]:
     assert {one.token for one in standing.hub.asked} <= {""}
 
 
-def merged(visitor: Visitor, name: str) -> str:
-    """The folder of a visitor's merges, by its name, after one was made."""
-    visitor.chooses(ZOO / "base", ZOO / "bible")
-    assert "Merged." in visitor.merges(name)
-    return re.findall(r"/merges/([0-9a-f]{32})/", visitor["merge-status"])[0]
-
-
 def test_no_route_gives_a_file_but_ones_own_merges(attacked: App, visitor: Visitor, another: Visiting) -> None:
     theirs, mine = merged(another(), "theirs"), merged(visitor, "own")
     home = attacked.place / "merges" / mine
@@ -85,21 +62,8 @@ def test_no_route_gives_a_file_but_ones_own_merges(attacked: App, visitor: Visit
 
     for route in ROUTES:
         refuses_files(attacked, route, secrets_of(attacked))
-    files = [f"merges/{mine}/link.txt", f"merges/{mine}/out/secret.txt", "merges/theirs/mergescope.yaml"]
-    files += [
-        f"merges/{guess}/theirs/mergescope.yaml" for guess in ("*", "?" * 32, "0" * 32, theirs[:-1], theirs.upper())
-    ]
-    files += ["merges", "merges/", f"merges/{mine}", f"merges/{mine}/..", f"merges/{mine}/../mine.txt"]
-    files += [
-        "~/log.txt",
-        "~/../secret.txt",
-        "~/../place/merges/x",
-        "~root/x",
-        "~no.such.user/x",
-        "x" * 5000,
-        "mine.txt",
-    ]
-    for file in files:
+    known = {"mine": mine, "other": theirs[:-1], "upper": theirs.upper(), "zeros": "0" * 32}
+    for file in (file.format(**known) for file in FILES):
         for way in (file, str(attacked.place / file), file.replace("/", "%2f"), file.replace("..", "%2e%2e")):
             status, text = sent(attacked, "GET", f"/gradio_api/file={way}", more=OURS)
 
@@ -120,22 +84,13 @@ def test_the_folder_of_a_visitor_is_told_to_nobody(attacked: App, visitor: Visit
     visitor.asks("And God said", **{"sample-length": 2})
     listed(visitor)
     visitor["history-one"] = visitor["history-other"] = 1
-    for button in (
-        "history-report",
-        "history-repeat",
-        "history-compare",
-        "recipe-save",
-        "recipe-mergekit",
-        "recipe-link",
-    ):
+    for button in ("history-report", "history-repeat", "history-compare", "recipe-save", "recipe-link"):
         assert not visitor.does(button, "click").error
     other = another()
     assert merged(other, "other") != home
 
     told = [other.http.get("/config").text, *other.news, claimed(other, attacked.place / "merges" / home / "bible")]
-    told += [
-        other.http.get(f"/gradio_api/{path}").text for path in ("queue/status", "startup-events", "app_id", "info")
-    ]
+    told += [other.http.get(f"/gradio_api/{path}").text for path in ("queue/status", "startup-events", "info")]
     own = re.sub(r'gradio_api/file=[^"\\]+', "", "".join(visitor.news))
     assert f"merges/{home}/bible/model.safetensors" in "".join(visitor.news)
     assert home not in own
@@ -178,28 +133,6 @@ def test_a_space_is_reached_by_its_name_and_from_its_own_page(attacked: App, vis
     assert visitor.http.get("/").headers["content-security-policy"] == frames
 
 
-PATHS = ["/etc/passwd", "/dev/zero", "/proc/self/environ", "..", "../..", ".", "~", "~/log.txt", "~root", "~nobody/x"]
-PATHS += [
-    "a\0b",
-    "x" * 5000,
-    "mine.txt",
-    "./mine.txt",
-    "../secret.txt",
-    "../hub/some/bible",
-    "file:///etc/passwd",
-    "C:\\x",
-]
-PATHS += ["{root}/tests", "{root}/zoo/..", "{root}/zoo/../app.py", "merges/..", "merges/../mine.txt"]
-PATHS += ["merges/{home}/link", "merges/{home}/../..", "{place}/merges/{home}/link/hub/some/bible", "{place}/mine.txt"]
-GUESSES = ["merges", "merges/theirs", "merges/*/theirs", "merges/{zeros}/theirs", "merges/{other}*/theirs"]
-GUESSES += ["{place}/merges", "{place}/merges/theirs", "{place}/merges/{other}/theirs", "merges/{home}/../theirs"]
-
-
-def linked(recipe: str) -> str:
-    """The letters of a link with that recipe."""
-    return base64.urlsafe_b64encode(zlib.compress(recipe.encode())).decode().rstrip("=")
-
-
 def test_no_path_is_a_model_wherever_it_is_told(attacked: App, visitor: Visitor, another: Visiting) -> None:
     home, other = merged(visitor, "own"), merged(another(), "theirs")
     link = attacked.place / "merges" / home / "link"
@@ -237,15 +170,20 @@ def test_no_path_is_a_model_wherever_it_is_told(attacked: App, visitor: Visitor,
     assert not list(attacked.place.glob("merges/*/of-a-recipe"))
 
 
-def recipe(**changed: Any) -> str:
-    """A recipe that could be merged, but for what is changed."""
-    told = {"base_model": str(ZOO / "base"), "models": [{"model": str(ZOO / "bible")}]}
-    return yaml.safe_dump({"mergescope": 1, "merge_method": "linear", **told, **changed})
+def test_no_function_takes_a_path_for_anything(attacked: App, visitor: Visitor, another: Visiting) -> None:
+    other = merged(another(), "anothers")
+    values = [
+        f"{attacked.place}/merges/{other[:-1]}/anothers",
+        "../mine.txt",
+        "~/log.txt",
+        str(attacked.around / "hub"),
+    ]
 
+    for one in different(visitor):
+        given = cycle(values)
+        said = visitor.call(one, [next(given) for _ in one["inputs"]]).text
 
-def recipes(path: str) -> list[str]:
-    """Recipes that name it as a base model, as an expert, and as where the tokenizer comes from."""
-    return [recipe(base_model=path), recipe(models=[{"model": path}]), recipe(tokenizer_source=path)]
+        assert not any(word in said for word in (*SECRETS, other)), one["api_name"]
 
 
 @pytest.mark.parametrize("event", ["run", "output"])
@@ -325,28 +263,10 @@ def test_nobody_publishes_who_is_not_signed_in(attacked: App, visitor: Visitor) 
     assert not (attacked.around / "hub/someone/stolen").exists()
 
 
-def until(there: Callable[[], bool]) -> None:
-    """Wait for something that comes with others' work."""
-    for _ in range(3000):
-        if there():
-            return
-        time.sleep(0.05)
-    pytest.fail("It does not come.")
-
-
-def at_once(place: Path, over: Event) -> int:
-    """How many merges were being written at a time, at most, until it is over."""
-    most = 0
-    while not over.wait(0.02):
-        begun = list(place.glob("merges/*/.of-*.part"))
-        most = max(most, sum(folder.is_dir() for folder in begun))  # the first, too, when the last was seen
-    return most
-
-
 def test_twenty_visitors_wait_in_line_and_all_get_what_is_theirs(
     attacked: App, another: Visiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    printed, over = len(attacked.printed), Event()
+    printed, over, working = len(attacked.printed), Event(), []
     first, last, visitors = another(), another(), [another() for _ in range(MANY)]
     first.chooses(ZOO / "base", "some/slow")
     monkeypatch.setattr(attacked.hub, "slow", 1.0)
