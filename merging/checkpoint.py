@@ -137,9 +137,10 @@ class Checkpoint:
 def told_apart(models: Sequence[Checkpoint]) -> list[Checkpoint]:
     """The models, of which those of one name are called by as much of their paths as tells them apart."""
     names = {model.path.absolute(): model.name for model in models}
-    for depth in range(2, 1 + max(len(path.parts) for path in names)):
+    parts = {path: space.without_visitor(path).parts for path in names}
+    for depth in range(2, 1 + max(map(len, parts.values()))):
         counts = Counter(names.values())
-        names = {path: "/".join(path.parts[-depth:]) if counts[name] > 1 else name for path, name in names.items()}
+        names = {path: "/".join(parts[path][-depth:]) if counts[name] > 1 else name for path, name in names.items()}
     return [replace(model, told=names[model.path.absolute()]) for model in models]
 
 

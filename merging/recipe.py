@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from merging import space
 from merging.errors import MergeError, RecipeError
 from merging.method import ADAPTERS, Method, find_method
 from merging.notes import Notes
@@ -119,7 +120,7 @@ class Recipe:
 def _names(experts: tuple[Path, ...]) -> tuple[str, ...]:
     """What experts are called in sentences: their folders' names, or the paths where these are not enough."""
     names = tuple(path.name or str(path) for path in experts)
-    return names if len(set(names)) == len(names) else tuple(map(str, experts))
+    return names if len(set(names)) == len(names) else tuple(str(space.without_visitor(path)) for path in experts)
 
 
 def _one(word: str, values: Any) -> Any:

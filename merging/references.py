@@ -104,9 +104,9 @@ def _under(folder: Path, path: str) -> Path:
 
 
 def _there(folder: Path, path: str) -> Path | None:
-    """The path from the recipe's folder, or from the working one; None where there is nothing."""
+    """The path from the recipe's folder, or from the working one; None where nothing is that may be opened."""
     places = (_under(folder, path), Path(path))
-    return next((place for place in places if os.path.exists(place.expanduser())), None)
+    return next((place for place in places if os.path.exists(place.expanduser()) and not space.opens(place)), None)
 
 
 def _split(folder: Path, told: str) -> tuple[str, str]:

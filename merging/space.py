@@ -143,6 +143,13 @@ def hidden(words: str) -> str:
     return words
 
 
+def without_visitor(path: Path) -> Path:
+    """A path without the folder of a visitor, where it is in one: names that are kept with a merge follow from it."""
+    if not here() or not inside(path, (merges(),)):
+        return path
+    return merges().joinpath(*path.resolve().relative_to(merges().resolve()).parts[1:])
+
+
 def inside(told: str | Path, roots: tuple[Path, ...]) -> bool:
     """Whether a place is in one of these folders, or is one."""
     try:

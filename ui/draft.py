@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from merging import space
 from merging.edits import Edits, applied, uneditable
 from merging.errors import MergeError
 from merging.hub.names import hub_name
@@ -127,9 +128,9 @@ def placed(recipe: Recipe, offered: dict[str, str]) -> Recipe:
             return path  # the name of a model that was not downloaded yet
         if loose and path.name not in offered:
             words = f"{path} starts at the folder of the recipe, which the browser does not tell, and no model"
-            raise MergeError(
-                f'{words} at hand is called {path.name}. Write the recipe\'s path below "Or the path of one".'
-            )
+            instead = 'Write the recipe\'s path below "Or the path of one".'
+            instead = "Name one of the Hub in its place: `owner/name`." if space.here() else instead
+            raise MergeError(f"{words} at hand is called {path.name}. {instead}")
         if loose:
             told[f"The recipe names {path}, from its own folder. {offered[path.name]} is taken."] = None
             return Path(offered[path.name])

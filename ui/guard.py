@@ -22,6 +22,9 @@ UNUSED = re.compile(
     r"|run-history|(undo-)?vibe-[a-z-]+)(/.*)?|/monitoring(/.*)?"
 )
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Who may show the page within another one, where a click could be meant for something else; a Space is shown so.
+FRAMES = b"frame-ancestors 'self'"
+FRAMES_OF_A_SPACE = FRAMES + b" https://huggingface.co https://*.hf.space"
 
 
 class Guard:
@@ -36,14 +39,27 @@ class Guard:
             used(scope["path"].removeprefix(FILE))
         if scope["type"] == "http" and (found := refusal(scope)):
             answered = PlainTextResponse(found[1], found[0])
-        await answered(scope, receive, send)
+        await answered(scope, receive, framed(send))
+
+
+def framed(send: Any) -> Any:
+    """`send`, which also says with every answer whose frames may show it."""
+
+    async def sent(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            policy = FRAMES_OF_A_SPACE if space.here() else FRAMES
+            message = {**message, "headers": [*message["headers"], (b"content-security-policy", policy)]}
+        await send(message)
+
+    return sent
 
 
 def refusal(scope: Any) -> tuple[int, str] | None:
     """The status and the words with which a request is refused; None where it is not."""
     method, path, headers = scope["method"], scope["path"], Headers(scope=scope)
     host, server = headers.get("host", ""), scope.get("server") or ("",)
-    if server[0] in LOOPBACK and not HERE.fullmatch(host):  # a name that a stranger lets lead to this machine
+    # A name that a stranger lets lead to this machine; a Space goes by one, and its proxy may be on its machine.
+    if server[0] in LOOPBACK and not space.here() and not HERE.fullmatch(host):
         return 403, "This app answers on this machine only, as 127.0.0.1 or localhost."
     if CONTROL.search(path) or UNUSED.fullmatch(path):  # a line's end counts for nothing where routes are looked up
         return 404, "There is nothing here."

@@ -13,11 +13,11 @@ import gradio as gr
 from merging import space
 from merging.errors import MergeError, MergeStopped
 from merging.hub.fetch import fetch, left_of
-from merging.hub.room import using
+from merging.hub.room import too_many, using
 from merging.hub.search import FAMILIES, Family, Found
 from merging.sizes import in_words
 from merging.words import listed
-from ui.errors import notice, worded
+from ui.errors import escaped, notice, worded
 from ui.jobs import Job, stoppable
 from ui.models_table import count
 from ui.pace import Pace, bar
@@ -89,28 +89,30 @@ def family_of(base: str | None) -> Family | None:
     return next((one for one in FAMILIES if one.base == base), None)
 
 
-def to_download(far: tuple[str, ...], size: int) -> tuple[Any, Any, Any]:
-    """What is still on the Hub, in words, and the buttons beside it: to download that, and to stop."""
+def to_download(models: tuple[str, ...], far: tuple[str, ...], size: int) -> tuple[Any, Any, Any]:
+    """What of the models is still on the Hub, in words, and the buttons beside it: to download that, and to stop."""
     if not far:
         return gr.HTML("", visible=False), gr.Button(visible=False), gr.Button(visible=False)
-    models = listed([f"<b>{html.escape(name)}</b>" for name in far])
-    words = f'<p class="caption">{models} {"is" if len(far) == 1 else "are"} on the Hub. Only headers were read.</p>'
-    return gr.HTML(words, visible=True), gr.Button(f"Download {in_words(size)}", visible=True), gr.Button(visible=False)
+    names = listed([f"<b>{html.escape(name)}</b>" for name in far])
+    full = too_many(models, size, streamed=True)
+    said = f"{names} {'is' if len(far) == 1 else 'are'} on the Hub. Only headers were read. {escaped(full)}".strip()
+    button = gr.Button(f"Download {in_words(size)}", visible=not full)
+    return gr.HTML(f'<p class="caption">{said}</p>', visible=True), button, gr.Button(visible=False)
 
 
-def download(far: tuple[str, ...], visitor: str) -> Iterator[tuple[str, object | None]]:
-    """Download these models, telling how far that is; and at last another object, when all of them are here."""
+def download(models: tuple[str, ...], far: tuple[str, ...], visitor: str) -> Iterator[tuple[str, object | None]]:
+    """Download those of the models that are far, telling how far that is; at last another object, when all are here."""
     left = [one for path in far if (one := left_of(path))]
     pace = Pace(time.monotonic())
 
     def work(tell: Any) -> None:
         fetch([one.name for one in left], lambda done, total: tell((done, total)), stop)
 
-    if words := space.too_many(sum(one.bytes for one in left)):
+    if words := too_many(models, sum(one.bytes for one in left), streamed=True):
         yield notice(words), None
         return
     yield bar(0, "Asking the Hub", ""), None
-    with stoppable(visitor, "download") as stop, using(*far):
+    with stoppable(visitor, "download") as stop, using(*models):
         job = Job(work)
         for done, total in job:
             yield pace.told(done, total), None

@@ -18,7 +18,7 @@ from merging.engine import Step, merge
 from merging.errors import MergeError, MergeStopped, RecipeError
 from merging.findings import inside
 from merging.hub.models import fetched, on_the_hub, pinned
-from merging.hub.room import using
+from merging.hub.room import too_many, using
 from merging.method import ADAPTERS, find_method
 from merging.preflight import Preflight, check
 from merging.publish import beside, target
@@ -157,12 +157,12 @@ class Ways(NamedTuple):
 
 def ways(recipe: Recipe, size: int, far: str) -> Ways:
     """What can become of models of which `size` bytes are on the Hub, where `far` is asked for."""
-    found = check(recipe).fetching
+    found, models = check(recipe).fetching, (recipe.base, *recipe.experts)
     if found is None:
-        return Ways(DOWNLOAD, False, f"Downloading keeps {in_words(size)}.", space.too_many(size))
+        return Ways(DOWNLOAD, False, f"Downloading keeps {in_words(size)}.", too_many(models, size))
     if found.hurdle:
-        return Ways(DOWNLOAD, False, f"They cannot be streamed. {found.hurdle}", space.too_many(size))
-    full = space.too_many(size, streamed=True)
+        return Ways(DOWNLOAD, False, f"They cannot be streamed. {found.hurdle}", too_many(models, size))
+    full = too_many(models, size, streamed=True)
     keeps = (
         "They are too large to be downloaded." if full else f"Downloading keeps {in_words(size)} for the next merge."
     )

@@ -52,10 +52,9 @@ def reading(*models: str | Path | None) -> Iterator[None]:
 
 def used(file: str) -> None:
     """A file is downloaded: if it is a merge's, that counts as use."""
-    if space.inside(file, (space.merges(),)):
+    with suppress(OSError, RuntimeError, ValueError):  # nothing is there, or it is none of the merges
         place = Path(file).resolve().relative_to(space.merges().resolve())
-        with suppress(OSError):  # nothing is there
-            os.utime(space.merges().joinpath(*place.parts[:2]))
+        os.utime(space.merges().joinpath(*place.parts[:2]))
 
 
 def check_size(size: int) -> None:

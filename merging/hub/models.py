@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from merging import space
 from merging.errors import MergeError, RecipeError
 from merging.hub.cached import downloaded, previewed
 from merging.hub.fetch import OnBytes, Wanted, fetch, wanted
 from merging.hub.names import HubName, hub_name
 from merging.hub.preview import preview
 from merging.hub.remote import look
+from merging.hub.room import too_many
 
 AT_ONCE = 4  # models that the Hub is asked about at a time
 
@@ -68,7 +68,7 @@ def looked_at(recipe: Recipe) -> list[Wanted]:
 def fetched(recipe: Recipe, on_bytes: OnBytes | None = None, stop: threading.Event | None = None) -> Recipe:
     """The recipe with the folders of the models that it names, all of them on this machine."""
     left = looked_at(recipe)
-    if words := space.too_many(sum(one.bytes for one in left)):
+    if words := too_many((recipe.base, *recipe.experts), sum(one.bytes for one in left)):
         raise MergeError(words)
     named = [Path(str(name)) for name in on_the_hub((recipe.base, *recipe.experts))]
     folders = fetch([one.name for one in left], on_bytes, stop)

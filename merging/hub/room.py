@@ -8,7 +8,7 @@ import stat
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -57,6 +57,17 @@ def room_for(name: HubName, size: int) -> Iterator[None]:
             _coming[name.repo] -= size
 
 
+def too_many(models: Iterable[str | Path | None], left: int, streamed: bool = False) -> str:
+    """Why so many bytes that are left of these models are not downloaded, in sentences; empty where they are.
+
+    What is here of them counts: in use together, none can make room for the others.
+    """
+    if not space.here():
+        return ""
+    repos = {name.repo for model in models if model is not None and (name := hub_name(model))}
+    return space.too_many(left + sum(size_of(_cached(repo), parts=False) for repo in repos), streamed)
+
+
 def touched(name: HubName) -> None:
     """Keep this model's preview longer than those that were used before."""
     with _lock:
@@ -73,6 +84,12 @@ def trim_previews() -> None:
             if left > 0:
                 left -= size_of(folder)
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _cached(repo: str) -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
 
 
 def _repo(folder: str) -> str:
@@ -104,11 +121,16 @@ def _make_room(name: HubName, size: int) -> int:
     return sizes.get(name.repo, 0)
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of the files in a folder, while others write and delete in it; the cache has each once, and links to it."""
+def size_of(folder: Path, parts: bool = True) -> int:
+    """Bytes of the files in a folder, while others write and delete in it; the cache has each once, and links to it.
+
+    Without `parts`, what has come so far of files that are still to be downloaded does not count.
+    """
     total = 0
     for place, _, files in os.walk(folder):
         for file in files:
+            if not parts and file.endswith(".incomplete"):
+                continue
             with suppress(FileNotFoundError):  # a download has renamed it
                 told = os.lstat(os.path.join(place, file))
                 total += told.st_size if stat.S_ISREG(told.st_mode) else 0

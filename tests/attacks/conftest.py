@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,25 +54,26 @@ class App:
         return "bible" in table and "problem" not in table
 
 
-@pytest.fixture(scope="session")
-def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
-    """The app as it is started, signed in to a Hub on this machine, with a folder of models to offer."""
-    around = tmp_path_factory.mktemp("around")
-    for folder in ("place/models", "home", "hub/some", "hub/someone"):
-        (around / folder).mkdir(parents=True)
+@contextmanager
+def running(around: Path, models: dict[str, str], told: dict[str, str], *options: str) -> Iterator[App]:
+    """The app in a folder of its own, beside a Hub with these models of the zoo; it is `told` these variables, too."""
+    for folder in ("place", "home", "hub/someone"):
+        (around / folder).mkdir(parents=True, exist_ok=True)
     (around / "secret.txt").write_text("nobody may read this")
-    shutil.copytree(ZOO / "bible", around / "hub/some/bible")
+    for name, model in models.items():
+        shutil.copytree(ZOO / model, around / "hub" / name)
     log = around / "home/log.txt"
     with ExitStack() as stack:
         hub = stack.enter_context(standing_in(around / "hub"))
-        told = environment(hub, around / "home", token=TOKEN) | {
+        known = environment(hub, around / "home", token=TOKEN) | {
             **{f"{name}_PROXY": NOWHERE for name in ("HTTP", "HTTPS", "ALL")},
             **{"NO_PROXY": "127.0.0.1,localhost", "HF_HUB_OFFLINE": "0", "OMP_NUM_THREADS": "1", "RUST_BACKTRACE": "0"},
             **{"GRADIO_TEMP_DIR": str(around / "home/gradio"), "MERGESCOPE_CACHE": str(around / "home/cache")},
+            **told,
         }
         printing = stack.enter_context(log.open("wb"))
-        command = [sys.executable, ROOT / "app.py", "--models", "models"]
-        process = subprocess.Popen(command, cwd=around / "place", env=told, stdout=printing, stderr=printing)
+        command = [sys.executable, ROOT / "app.py", *options]
+        process = subprocess.Popen(command, cwd=around / "place", env=known, stdout=printing, stderr=printing)
         try:
             yield App(_address(log, process), around / "place", around, log, hub, process.pid)
         finally:
@@ -82,10 +83,19 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
 
 def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
     while process.poll() is None:
-        if found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text()):
-            return found[0]
+        if found := re.search(r"http://(127\.0\.0\.1|localhost):(\d+)", log.read_text()):
+            return f"http://127.0.0.1:{found[2]}"
         time.sleep(0.2)
     pytest.fail(f"The app ended before it printed an address:\n{log.read_text()}")
+
+
+@pytest.fixture(scope="session")
+def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[App]:
+    """The app as it is started, signed in to a Hub on this machine, with a folder of models to offer."""
+    around = tmp_path_factory.mktemp("around")
+    (around / "place/models").mkdir(parents=True)
+    with running(around, {"some/bible": "bible"}, {}, "--models", "models") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -44,21 +44,26 @@ def secrets_of(app: App) -> list[Path]:
     return [app.around / "secret.txt", app.place / "mine.txt", app.log, ROOT / "app.py", Path("/etc/passwd")]
 
 
+def refuses_files(app: App, route: str, files: list[Path]) -> None:
+    """A route gives none of these, however their paths are written."""
+    for file in files:
+        up = "../" * 12 + str(file)[1:]
+        ways = [str(file), up, quote(up, safe=""), up.replace("../", "..%2f"), up.replace("../", "%2e%2e/")]
+        ways += [up.replace("../", "..%5c"), up.replace("../", "....//"), f"/{file}", f"file://{file}", f"{file}%00.js"]
+        for way in ways:
+            status, text = sent(app, "GET", f"/{route}{way}")
+
+            assert 400 <= status < 500 or "<!doctype html>" in text[:100].lower(), way
+            assert not any(word in text for word in ("nobody may read this", "root:x:", "Mergescope is at", "argparse"))
+
+
 ROUTES = ("gradio_api/file=", "gradio_api/file/", "static/", "assets/", "svelte/", "pwa_icon/", "")
 ROUTES += ("gradio_api/custom_component/1/client/component/", "gradio_api/stream/a/b/1/", "gradio_api/proxy=file://")
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: route or "root")
 def test_no_route_gives_a_file_that_is_not_the_pages(route: str, attacked: App) -> None:
-    for file in secrets_of(attacked):
-        up = "../" * 12 + str(file)[1:]
-        ways = [str(file), up, quote(up, safe=""), up.replace("../", "..%2f"), up.replace("../", "%2e%2e/")]
-        ways += [up.replace("../", "..%5c"), up.replace("../", "....//"), f"/{file}", f"file://{file}", f"{file}%00.js"]
-        for way in ways:
-            status, text = sent(attacked, "GET", f"/{route}{way}")
-
-            assert status >= 400 or "<!doctype html>" in text[:100].lower(), way
-            assert not any(word in text for word in ("nobody may read this", "root:x:", "Mergescope is at", "argparse"))
+    refuses_files(attacked, route, secrets_of(attacked))
 
 
 UNUSED = ["upload", "upload_progress?upload_id=a", "process_recording", "component_server", "stream/a/close"]
@@ -73,19 +78,22 @@ UNUSED += [
 ]
 
 
-@pytest.mark.parametrize("path", UNUSED)
-def test_files_and_code_are_not_taken_from_anybody(path: str, attacked: App) -> None:
+def takes_nothing(app: App, path: str) -> None:
+    """A route is not there, and nothing is left of what is sent to it."""
     form = {"Content-Type": "multipart/form-data; boundary=x"}
-    before = {*(attacked.around / "home").rglob("*")}
+    before = {*(app.around / "home").rglob("*")}
 
     for method, body in (("POST", BOUNDARY.encode()), ("GET", None)):
-        status, _ = sent(attacked, method, f"/gradio_api/{path}", body, form)
+        assert sent(app, method, f"/gradio_api/{path}", body, form)[0] == 404
+        assert sent(app, method, f"/gradio_api/{path.partition('?')[0]}%0A", body, form)[0] == 404
 
-        assert status == 404
-        assert sent(attacked, method, f"/gradio_api/{path.partition('?')[0]}%0A", body, form)[0] == 404
-
-    made = {*(attacked.around / "home").rglob("*")} - before
+    made = {*(app.around / "home").rglob("*")} - before
     assert not [file for file in made if "evil" in file.name or file.suffix in (".html", ".mp4")]
+
+
+@pytest.mark.parametrize("path", UNUSED)
+def test_files_and_code_are_not_taken_from_anybody(path: str, attacked: App) -> None:
+    takes_nothing(attacked, path)
 
 
 def test_other_servers_are_not_asked_for_anybody(attacked: App) -> None:
@@ -131,6 +139,10 @@ def test_a_page_of_ours_is_answered_by_every_name_of_this_machine(attacked: App,
         headers = {"Host": host, "Origin": f"http://{host}", "Content-Type": "application/json"}
         assert sent(attacked, "POST", JOIN, body, {**headers, "Sec-Fetch-Site": "same-origin"})[0] == 200
         assert sent(attacked, "POST", JOIN, body, headers)[0] == 200
+
+
+def test_no_other_page_shows_this_one_in_a_frame(visitor: Visitor) -> None:
+    assert visitor.http.get("/").headers["content-security-policy"] == "frame-ancestors 'self'"
 
 
 def test_a_request_without_end_is_not_read(attacked: App) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -26,27 +26,34 @@ def listed(visitor: Visitor) -> str:
     return visitor.call(one).text
 
 
-def test_claims_of_other_visits_are_not_believed(attacked: App, visitor: Visitor, another: Visiting) -> None:
-    visitor.chooses(ZOO / "base", ZOO / "bible")
-    assert "Merged." in visitor.merges("of-one")
-    assert "of-one" in listed(visitor)
-    visitor["history-note"], visitor["history-one"] = "a note of one", 1
-    visitor.does("history-note", "blur")
-    thief = another()
-    forged = {"history": {"merges": [{"number": 1, "report": {"out": str(attacked.place / "of-one")}}], "count": 1}}
-
+def claimed(thief: Visitor, folder: Path) -> str:
+    """All that somebody is told who claims that another's merge is the first of this visit, whatever is done to it."""
+    forged = {"history": {"merges": [{"number": 1, "report": {"out": str(folder)}}], "count": 1}}
+    every = ""
     for name, event in (("delete", "click"), ("report", "click"), ("repeat", "click"), ("compare", "click")):
         one = thief.on(f"history-{name}", event)
         if not one["backend_fn"] or not one["inputs"]:
             one = next(then for then in thief.listening if then.get("trigger_after") == one["id"])
         for number in (1, [1], "1", -1):
             claims = {"state": forged, "checkbox": True, "textbox": "a note"}
-            told = thief.call(one, [claims.get(thief.kinds[part], number) for part in one["inputs"]])
-            assert "of-one" not in told.text
-            assert "a note of one" not in told.text
+            every += thief.call(one, [claims.get(thief.kinds[part], number) for part in one["inputs"]]).text
     thief["publish-name"] = "someone/stolen"
-    assert "Choose a merge above." in thief.does("publish-prepare", "click").text
-    assert "of-one" not in listed(thief)
+    every += thief.does("publish-prepare", "click").text
+    assert "Choose a merge above." in every
+    return every + listed(thief)
+
+
+def test_claims_of_other_visits_are_not_believed(attacked: App, visitor: Visitor, another: Visiting) -> None:
+    visitor.chooses(ZOO / "base", ZOO / "bible")
+    assert "Merged." in visitor.merges("of-one")
+    assert "of-one" in listed(visitor)
+    visitor["history-note"], visitor["history-one"] = "a note of one", 1
+    visitor.does("history-note", "blur")
+
+    told = claimed(another(), attacked.place / "of-one")
+
+    assert "of-one" not in told
+    assert "a note of one" not in told
     assert not (attacked.around / "hub/someone/stolen").exists()
     assert (attacked.place / "of-one/model.safetensors").is_file()
     assert "a note of one" in listed(visitor)
@@ -79,9 +86,19 @@ def test_stopping_stops_ones_own_work_alone(attacked: App, visitor: Visitor, ano
     assert said.result().count("<pre>") == 4
 
 
-def work(url: str, number: int) -> tuple[Visitor, list[str], float, str, str, str]:
+class Done(NamedTuple):
+    """What one of many visitors chose, and was told."""
+
+    visitor: Visitor
+    experts: list[str]
+    scaling: float
+    said: str
+    answers: str
+    opened: str
+
+
+def work(visitor: Visitor, number: int) -> Done:
     """All that one of many visitors does: models, a slider, a merge, a prompt, and a recipe that is opened."""
-    visitor = Visitor(url)
     experts = [EXPERTS[number % 3], EXPERTS[(number + 1) % 3]]
     scaling = round(0.3 + 0.05 * number, 2)
     table = visitor.chooses(ZOO / "base", *(ZOO / name for name in experts), most=3)
@@ -99,7 +116,7 @@ def work(url: str, number: int) -> tuple[Visitor, list[str], float, str, str, st
     merged = visitor.merges(f"of-{number}")
     answers = visitor.asks(f"In the year {number} ", **{"sample-length": 3})
     opened = visitor.drops(yaml.safe_dump(recipe_of(experts, method, scaling)))
-    return visitor, experts, scaling, forecast + merged, answers, opened
+    return Done(visitor, experts, scaling, forecast + merged, answers, opened)
 
 
 def recipe_of(experts: list[str], method: str, scaling: float) -> dict[str, Any]:
@@ -108,24 +125,29 @@ def recipe_of(experts: list[str], method: str, scaling: float) -> dict[str, Any]
     return {**told, "parameters": {"lambda": scaling}}
 
 
+def expect_own(done: Done, number: int, recipe: str) -> None:
+    """A visitor was given what is its own, and has nothing of the others'."""
+    assert "Merged." in done.said
+    assert "% away from the base" in done.said
+    told = yaml.safe_load(recipe)
+    assert [Path(model["model"]).name for model in told["models"]] == done.experts
+    assert told["parameters"]["lambda"] == done.scaling
+    assert done.answers.count("<pre>") == 4
+    assert all(f"<h3>{name}</h3>" in done.answers for name in ("base", *done.experts))
+    assert done.answers.count(f"In the year {number} ") == 4
+    assert "mine.yaml is open" in done.opened
+    mine = listed(done.visitor)
+    assert f"of-{number}" in mine
+    assert not any(f"of-{other}<" in mine for other in range(MANY) if other != number)
+
+
 def test_twenty_visitors_at_once_all_get_what_is_theirs(attacked: App) -> None:
     printed = len(attacked.printed)
 
     with ThreadPoolExecutor(MANY) as pool:
-        done = list(pool.map(lambda number: work(attacked.url, number), range(MANY)))
+        every = list(pool.map(lambda number: work(Visitor(attacked.url), number), range(MANY)))
 
-    for number, (visitor, experts, scaling, said, answers, opened) in enumerate(done):
-        assert "Merged." in said
-        assert "% away from the base" in said
-        recipe = yaml.safe_load((attacked.place / f"of-{number}/mergescope.yaml").read_text())
-        assert [Path(model["model"]).name for model in recipe["models"]] == experts
-        assert recipe["parameters"]["lambda"] == scaling
-        assert answers.count("<pre>") == 4
-        assert all(f"<h3>{name}</h3>" in answers for name in ("base", *experts))
-        assert answers.count(f"In the year {number} ") == 4
-        assert "mine.yaml is open" in opened
-        mine = listed(visitor)
-        assert f"of-{number}" in mine
-        assert not any(f"of-{other}<" in mine for other in range(MANY) if other != number)
+    for number, done in enumerate(every):
+        expect_own(done, number, (attacked.place / f"of-{number}/mergescope.yaml").read_text())
     assert "Traceback" not in attacked.printed[printed:]
     assert attacked.memory < 3 << 30

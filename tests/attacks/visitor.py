@@ -38,6 +38,7 @@ class Visitor:
             CONFIGS[url] = self.http.get("/config").raise_for_status().json()
         self.config = CONFIGS[url]
         self.held = {one["id"]: one["props"].get("value") for one in self.config["components"]}
+        self.news: list[str] = []  # all that was told, also meanwhile, as it came
 
     @cached_property
     def named(self) -> dict[str, int]:
@@ -65,8 +66,17 @@ class Visitor:
         target = [self.named[name], event]
         return next(one for one in self.config["dependencies"] if target in [[*told] for told in one["targets"]])
 
-    def call(self, one: dict[str, Any], values: list[Any] | None = None, event: Any = None) -> Told:
-        """Call one of `listening`, with what the components hold, or with other values; keep what they are told."""
+    def call(
+        self,
+        one: dict[str, Any],
+        values: list[Any] | None = None,
+        event: Any = None,
+        query: dict[str, str] | None = None,
+    ) -> Told:
+        """Call one of `listening`, with what the components hold, or with other values; keep what they are told.
+
+        `query` is what stands in the page's address.
+        """
         data = [self.held[number] for number in one["inputs"]] if values is None else values
         asked = {
             "fn_index": one["id"],
@@ -75,7 +85,7 @@ class Visitor:
             "session_hash": self.hash,
             "trigger_id": None,
         }
-        answer = self.http.post("/gradio_api/queue/join", json=asked)
+        answer = self.http.post("/gradio_api/queue/join", json=asked, params=query)
         if answer.status_code != 200:
             return Told(error=answer.text, status=answer.status_code)
         told = self._heard(answer.json()["event_id"])
@@ -92,6 +102,8 @@ class Visitor:
         with self.http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.hash}) as lines:
             for line in lines.iter_lines():
                 told = json.loads(line[5:]) if line.startswith("data:") else {}
+                if "output" in told:
+                    self.news.append(json.dumps(told, ensure_ascii=False))
                 if told.get("msg") == "process_completed" and told.get("event_id") == event:
                     output = told["output"]
                     found = Told(output.get("data") or [], "" if told["success"] else str(output))
@@ -143,3 +155,10 @@ class Visitor:
         """Drop a recipe; what is said of it."""
         told = self.does("recipe-drop", "dropped", {"name": name, "text": text})
         return told.text
+
+    def opens(self, letters: str) -> str:
+        """Open the page by a link with a recipe; what is said of it."""
+        linked = next(one for one in self.listening if one["api_name"] == "on_linked")
+        visited = next(one for one in self.listening if one["outputs"] == linked["inputs"])
+        self.call(visited, query={"recipe": letters})
+        return self.call(linked).text

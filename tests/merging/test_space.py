@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from merging import space
-from merging.checkpoint import open_checkpoint
+from merging.checkpoint import open_checkpoint, told_apart
 from merging.crew import crew
 from merging.errors import MergeError
 from merging.generate import free_memory
@@ -20,11 +20,11 @@ from merging.hub.cached import downloaded
 from merging.hub.fetch import Wanted
 from merging.hub.names import HubName
 from merging.hub.preview import preview
-from merging.hub.room import room_for, trim_previews, using
+from merging.hub.room import room_for, too_many, trim_previews, using
 from merging.hub.upload import account
 from merging.preflight import check
 from merging.publish import target
-from merging.recipe import Recipe, load_recipe
+from merging.recipe import Recipe, _names, load_recipe
 from tests.conftest import Family, random_tensors, write_model
 from tests.hub import asking, standing_in
 from tests.merging.test_hub import Asker, asker, recipe_of
@@ -72,6 +72,27 @@ def test_a_tokenizer_is_not_taken_from_a_path(family: Family, in_a_space: Path) 
     recipe = Recipe("linear", space.EMBEDDED / "base", (space.EMBEDDED / "bible",), tokenizer_source=str(base))
 
     assert any("There is no model" in problem for problem in check(recipe).problems)
+
+
+def test_nobody_learns_by_a_recipe_what_is_on_the_disk(family: Family, in_a_space: Path) -> None:
+    base, _ = family()
+    ground = space.EMBEDDED / "base"
+    model = f"{{model: {{model: {ground}, lora: PATH}}, parameters: {{weight: 1}}}}"
+    told = f"merge_method: linear\nbase_model: {ground}\nmodels: [{model}]"
+
+    for path in (str(base), "/no/where"):
+        with pytest.raises(
+            MergeError, match=rf"{path}` puts an adapter on a model\. That can be done with an adapter on"
+        ):
+            load_recipe(f"{told.replace('PATH', path)}\n")
+
+
+def test_the_folder_of_a_visitor_is_no_part_of_a_models_name(in_a_space: Path) -> None:
+    mine = write_model(in_a_space / "merges" / "0123" / "base", random_tensors(0))
+    models = (space.EMBEDDED / "base", mine)
+
+    assert [model.name for model in told_apart([*map(open_checkpoint, models)])] == ["zoo/base", "merges/base"]
+    assert _names(models)[1] == str(in_a_space / "merges" / "base")
 
 
 def test_a_recipe_names_models_of_the_hub_by_their_names(in_a_space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +235,18 @@ def test_models_in_use_stay_and_so_does_room_that_was_promised(downloads: Path) 
     assert left(downloads) == "ab"
     with room_for(HubName("owner/e"), 5000):
         assert left(downloads) == "b"
+
+
+def test_models_that_are_here_count_beside_those_that_are_downloaded_for_them(downloads: Path) -> None:
+    models = (Path("owner/a"), "owner/b@main", "owner/c", "owner/d", None, downloads)
+    for name in ("a", "b"):  # and the third is what came before the download was stopped, which is not fetched twice
+        part = downloads / f"models--owner--{name}" / "blobs" / "weights.incomplete"
+        part.rename(part.with_name("weights"))
+
+    assert too_many(models, 4000) == ""
+    assert too_many(models, 4001).startswith("These models take 10 kB together, and this Space keeps 10 kB of models")
+    assert too_many((*models, "owner/b"), 4000) == ""  # once
+    assert "or Stream in step 3" in too_many(models, 4001, streamed=True)
 
 
 def test_what_has_arrived_of_a_download_is_counted_once(downloads: Path) -> None:

@@ -121,6 +121,14 @@ def test_a_name_that_leads_elsewhere_is_refused(there: Screen, in_a_space: Path,
     assert not (in_a_space / "merges").exists()
 
 
+def test_a_recipe_that_names_a_path_is_refused_with_what_can_be_done_here(there: Screen) -> None:
+    text = "mergescope: 1\nmerge_method: linear\nbase_model: ../mine\nmodels: [{model: ../mine}]\n"
+
+    there.fire("recipe-drop", "dropped", name="recipe.yaml", text=text)
+
+    assert "called mine. Name one of the Hub in its place: <code>owner/name</code>." in there["recipe-opened"]
+
+
 def test_visitors_have_folders_that_do_not_follow_from_their_names(
     in_a_space: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,12 +10,16 @@ import pytest
 import torch
 
 from merging import Recipe, space
+from merging.hub.fetch import fetch
 from merging.hub.models import fetched, pinned
+from merging.hub.names import HubName
+from merging.hub.room import size_of, using
 from tests.conftest import random_tensors, write_model
 from tests.hub import Hub, asking, standing_in
 from tests.ui.screens import Screen
 from ui.folders import placed
 from ui.merge_panel import DOWNLOAD, STREAM, run_merge, ways
+from ui.models_panel import Selection
 
 
 @pytest.fixture
@@ -125,6 +129,9 @@ def test_models_that_a_space_cannot_keep_are_refused_before_the_click_and_stream
         in (screen["merge-estimate"])
     )
     assert (screen.can("run"), screen.can("far")) == (False, True)
+    assert "or Stream in step 3, which keeps none. All of them can be merged" in screen["hub-words"]
+    assert "`" not in screen["hub-words"]
+    assert not screen.sees("hub-download")
 
     screen["far"] = STREAM
     screen.fire("far", "input")
@@ -134,3 +141,32 @@ def test_models_that_a_space_cannot_keep_are_refused_before_the_click_and_stream
     chosen(screen, "ties")
     assert "Choose fewer or smaller ones. All of them" in screen["merge-estimate"]
     assert not screen.can("run")
+
+
+def test_a_model_that_is_here_makes_no_room_for_one_that_is_downloaded_beside_it(
+    screen: Screen, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPACE_ID", "someone/mergescope")
+    [base], other = fetch([HubName("owner/base")]), tmp_path / "cache/models--owner--other/weights"
+    other.parent.mkdir()
+    other.write_bytes(b"x" * 1000)
+    with using("owner/other"):  # later than the base
+        pass
+    chosen(screen, "from")
+    left = screen.state(Selection).far_bytes
+    both = sum(size_of(tmp_path / f"cache/models--owner--{name}") for name in ("base", "expert")) + left
+
+    monkeypatch.setattr(space, "MODELS", both - 1)
+    chosen(screen, "linear")
+    assert "These models take" in screen["hub-words"]
+    assert not screen.sees("hub-download")
+
+    monkeypatch.setattr(space, "MODELS", both)
+    chosen(screen, "from")
+    assert screen["hub-words"].endswith("<b>owner/expert</b> is on the Hub. Only headers were read.</p>")
+    assert screen.sees("hub-download")
+    screen.fire("hub-download")
+
+    assert screen["hub-words"] == ""
+    assert base.is_dir()
+    assert not other.exists()

@@ -32,7 +32,7 @@ def wire(page: Page) -> None:
     buttons = [hub.download, hub.stop]
     after(
         models.selection.change,
-        lambda chosen: to_download(chosen.far, chosen.far_bytes),
+        lambda chosen: to_download((chosen.base, *chosen.fitting), chosen.far, chosen.far_bytes),
         models.selection,
         [hub.left, *buttons],
     )
@@ -80,7 +80,7 @@ def on_start(request: gr.Request) -> tuple[Any, Any]:
 
 
 def on_download(request: gr.Request, chosen: Selection) -> Iterator[tuple[str, Any]]:
-    for shown, fetched in download(chosen.far, request.session_hash or ""):
+    for shown, fetched in download((chosen.base, *chosen.fitting), chosen.far, request.session_hash or ""):
         yield shown, fetched or gr.skip()
 
 
