@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.visitor import Visitor
+from tests.attacks.visitor import CONFIGS, Visitor
 from tests.e2e.conftest import browser_type_launch_args as browser_type_launch_args
 from tests.hub import TOKEN, Hub, environment, standing_in
 
@@ -79,6 +79,7 @@ def running(around: Path, models: dict[str, str], told: dict[str, str], *options
         finally:
             process.terminate()
             process.wait(timeout=30)
+            CONFIGS.clear()  # the next app may have the same address
 
 
 def _address(log: Path, process: subprocess.Popen[bytes]) -> str:
