@@ -22,10 +22,13 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+import yaml
 
 TOKEN = "hf_standin"
 LARGE = (".safetensors", ".bin", ".pt")  # what is stored as LFS does
 ELSEWHERE = "/elsewhere"
+LICENCES = ("apache-2.0", "mit", "gpl-3.0", "cc-by-nc-4.0", "llama2", "gemma", "unknown", "other")  # some of the Hub's
+FRONT = re.compile(r"\A---\n(.*?)\n---\n", re.DOTALL)
 RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 API = re.compile(r"/api/models/([^/]+/[^/]+)(?:/(revision|tree|preupload|commit)/([^/]+))?(?:/(.*))?")
 LFS = re.compile(r"/([^/]+/[^/]+)\.git/info/lfs/objects/batch")
@@ -61,6 +64,7 @@ class Hub:
     objects: dict[str, bytes] = field(default_factory=dict)  # uploaded, and not committed yet
     cards: dict[str, dict[str, Any]] = field(default_factory=dict)  # what model cards say, by model
     meanwhile: dict[str, str] = field(default_factory=dict)  # files that others put into a model as soon as it is made
+    during: dict[str, str] = field(default_factory=dict)  # and those that others put into it while files are sent
     refuses: set[str] = field(default_factory=set)  # kinds of requests that are answered with an error: `commit`
     url: str = ""
 
@@ -191,7 +195,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/repos/create":
             return self._create(signed, json.loads(body))
         if path == "/api/validate-yaml":
-            return self._json({"errors": [], "warnings": []})
+            return self._validate(json.loads(body)["content"])
         if found := LFS.fullmatch(path):
             return self._batch(found[1], json.loads(body))
         if path.startswith("/uploads/"):
@@ -208,6 +212,14 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({"error": "Invalid username or password."}, 401)
         role = {"accessToken": {"displayName": "standin", "role": "write"}}
         return self._json({"type": "user", "name": "someone", "fullname": "Someone", "orgs": [], "auth": role})
+
+    def _validate(self, card: str) -> None:
+        found = FRONT.match(card)
+        told = yaml.safe_load(found[1]).get("license") if found else None
+        if told is None or told in LICENCES:
+            return self._json({"errors": [], "warnings": []})
+        message = f'"license" must be one of [{", ".join(LICENCES)}, array]'
+        return self._json({"errors": [{"message": message}], "warnings": []}, 400)
 
     def _search(self) -> None:
         asked = parse_qs(urlsplit(self.path).query)
@@ -277,6 +289,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({"error": "Unauthorized"}, 401)
         owner = asked.get("organization") or "someone"
         name = f"{owner}/{asked['name']}"
+        if owner != "someone":
+            return self._forbid("You don't have the rights to create a model under this namespace")
         if (self.hub.folder / name).exists():
             return self._json({"error": "You already created this model repo", "url": f"{self.hub.url}/{name}"}, 409)
         (self.hub.folder / name).mkdir(parents=True)
@@ -286,7 +300,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.private.add(name)
         return self._json({"url": f"{self.hub.url}/{name}", "name": name, "id": name})
 
+    def _forbid(self, words: str) -> None:
+        content = json.dumps({"error": words}).encode()
+        self._head(403, len(content), {"X-Error-Message": words, "Content-Type": "application/json"})
+        self.wfile.write(content)
+
     def _batch(self, name: str, asked: dict[str, Any]) -> None:
+        if name in self.hub.during:
+            (self.hub.folder / name / self.hub.during[name]).write_text("theirs")
         objects = []
         for one in asked["objects"]:
             told: dict[str, Any] = {"oid": one["oid"], "size": one["size"]}
@@ -296,8 +317,11 @@ class _Handler(BaseHTTPRequestHandler):
         return self._json({"transfer": "basic", "objects": objects})
 
     def _commit(self, name: str, body: bytes) -> None:
-        for line in body.decode().splitlines():
-            told = json.loads(line)
+        lines = [json.loads(line) for line in body.decode().splitlines()]
+        parents = {told["value"].get("parentCommit") for told in lines if told["key"] == "header"}
+        if parents - {None, self.hub.commit(name)}:
+            return self._json({"error": "A commit has happened since. Please refresh and try again."}, 412)
+        for told in lines:
             if told["key"] not in ("file", "lfsFile"):
                 continue
             value = told["value"]

@@ -46,9 +46,10 @@ class Publishing:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """What a card was written for: the merge's folder, and its picture."""
+    """What a card was written for: the merge's folder, its name on the Hub, and its picture."""
 
     folder: Path
+    name: str
     picture: bytes | None
 
 
@@ -113,7 +114,7 @@ def prepare(
         yield notice(worded(error)), name, None, None
     else:
         words = f"{name} is free. Read the card, then publish."
-        yield notice(words, "good"), name, card, Prepared(folder, image)
+        yield notice(words, "good"), name, card, Prepared(folder, name, image)
 
 
 def run_publish(
@@ -123,20 +124,25 @@ def run_publish(
     if not prepared:
         yield notice("Write its card first.")
         return
+    if prepared.name != name.strip():
+        yield notice(
+            f"The card was written for `{prepared.name}`. Write it anew for another name, or put that one back."
+        )
+        return
     yield bar(0, "Asking the Hub", "")
     with stoppable(visitor, "publish") as stop:
-        upload = Upload(prepared.folder, name, card, prepared.picture, private, token)
+        upload = Upload(prepared.folder, prepared.name, card, prepared.picture, private, token)
         job, pace = Job(_work(upload, stop.is_set)), Pace(time.monotonic())
         for done, total in job:
             yield pace.told(done, total)
         try:
             address = html.escape(job.result(), quote=True)
-        except MergeStopped:
-            yield notice("Stopped. Nothing is published; what was uploaded need not be again.", "info")
+        except MergeStopped as stopped:
+            yield notice(str(stopped), "info")
         except (MergeError, OSError) as error:
             yield notice(worded(error))
         else:
-            link = f'<a href="{address}" target="_blank" rel="noopener">{html.escape(name)}</a>'
+            link = f'<a href="{address}" target="_blank" rel="noopener">{html.escape(prepared.name)}</a>'
             yield f'<p class="notice good" role="status">It is on the Hub: {link}.</p>'
 
 

@@ -88,7 +88,7 @@ examples:
 PUBLISH = """\
 The model is private unless you say otherwise, and goes under a name that is free: nothing on the Hub is ever changed or
 deleted. Its card tells the models, their commits and licences, the recipe, and how far each layer moved. Whoever is
-signed in on this machine (`hf auth login`) publishes it. A command that was stopped goes on where it was.
+signed in on this machine (`hf auth login`) publishes it. After a stop, files that arrived whole are not sent again.
 
 examples:
   python -m merging publish merged me/merged --card-only > card.md

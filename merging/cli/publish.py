@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
     folder, name = options.folder, options.name
     if not options.card_only:
         account()
-        free(name)
+        free(name, private=not options.public)
     try:
         with stoppable() as stop, progress(options.quiet) as on_step:
 
@@ -36,8 +36,11 @@ def run(options: argparse.Namespace) -> int:
                 return 0
             upload = Upload(folder, name, card, shown, private=not options.public)
             address = publish(upload, lambda done, total: tell("Uploading", done, total), stop.is_set)
-    except (MergeStopped, KeyboardInterrupt):
-        print("Stopped. What was uploaded is kept, and nothing is published.")
+    except MergeStopped as stopped:
+        print(stopped)
+        return 130
+    except KeyboardInterrupt:
+        print(f"Stopped at once. `{name}` may be on the Hub by now, empty: publish again to go on in it.")
         return 130
     print(f"It is at {address}, {'for everyone' if options.public else 'private'}.")
     return 0

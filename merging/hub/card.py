@@ -15,29 +15,30 @@ from merging.errors import MergeError
 from merging.exporting import to_mergekit
 from merging.header import read_json
 from merging.hub.cached import commit_of
-from merging.hub.licences import strictest
+from merging.hub.licences import NOT_TOLD, Licence, licence_in, strictest
 from merging.hub.names import HubName, hub_name
 from merging.method import find_method
 from merging.provenance import STORY
 from merging.recipe import Recipe, load_recipe
+from merging.words import listed
 
 FRONT = re.compile(r"\A---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
-LICENCE = re.compile(r"[\w .+-]{1,100}")
 LONGEST = 1 << 20  # characters of a card
 PICTURE = "layers.png"
+FIND_OUT = "**Find out before you publish this, and write `license:` at the top.**"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model that went into a merge: its name on the Hub, if it is from there, and its licence, if that is known."""
+    """A model that went into a merge: its name on the Hub, if it is from there, and its licence."""
 
     role: str
     name: str
     hub: HubName | None = None
-    licence: str = ""
+    licence: Licence = NOT_TOLD
 
 
-def card_of(folder: Path, name: str, licence_of: Callable[[HubName], str], picture: bool = False) -> str:
+def card_of(folder: Path, name: str, licence_of: Callable[[HubName], Licence], picture: bool = False) -> str:
     """The card of the merge in that folder, to be published under that name.
 
     `licence_of` asks for the licence of a model of the Hub. MergeError where the folder holds no merge of ours.
@@ -64,13 +65,13 @@ def _story(folder: Path) -> tuple[dict[str, Any], Recipe]:
     return read_json(folder / STORY), load_recipe(folder / RECIPE)
 
 
-def _sources(recipe: Recipe, licence_of: Callable[[HubName], str]) -> list[Source]:
+def _sources(recipe: Recipe, licence_of: Callable[[HubName], Licence]) -> list[Source]:
     models = [("base", recipe.base)] if recipe.base else []
     models += [(f"expert {number}", path) for number, path in enumerate(recipe.experts, 1)]
     return [_source(role, path, licence_of) for role, path in models]
 
 
-def _source(role: str, path: Path, licence_of: Callable[[HubName], str]) -> Source:
+def _source(role: str, path: Path, licence_of: Callable[[HubName], Licence]) -> Source:
     hub = commit_of(path) or (None if path.exists() else hub_name(path))
     if hub:
         return Source(role, hub.repo, hub, licence_of(hub))
@@ -79,10 +80,7 @@ def _source(role: str, path: Path, licence_of: Callable[[HubName], str]) -> Sour
     if card.is_file():
         with card.open(encoding="utf-8", errors="replace") as stream:
             told = stream.read(LONGEST)
-    licence = front_of(told).get("license")
-    if not isinstance(licence, str) or not LICENCE.fullmatch(licence):
-        licence = ""
-    return Source(role, path.name, None, licence)
+    return Source(role, path.name, None, licence_in(front_of(told)))
 
 
 def _front(recipe: Recipe, sources: list[Source]) -> dict[str, Any]:
@@ -94,12 +92,21 @@ def _front(recipe: Recipe, sources: list[Source]) -> dict[str, Any]:
         told |= {"base_model": named, "base_model_relation": "adapter" if adapter else "merge"}
     told |= {"library_name": "peft" if adapter else "transformers", "pipeline_tag": "text-generation"}
     told["tags"] = ["merge", "mergescope", *(["mergekit"] if _exports(recipe) else [])]
-    licences = strictest(one.licence for one in sources)
-    if len(licences) == 1:
-        told["license"] = licences[0]
-    elif licences:
-        told |= {"license": "other", "license_name": "-and-".join(licences)}
-    return told
+    return told | _front_licence(_strictest(sources))
+
+
+def _strictest(sources: list[Source]) -> list[Licence]:
+    first = {one.licence.name: one.licence for one in reversed(sources)}
+    return [first[name] for name in strictest(one.licence.name for one in sources)]
+
+
+def _front_licence(found: list[Licence]) -> dict[str, str]:
+    """All of several that are as strict as each other; none where one of these is somebody's own."""
+    if len(found) == 1:
+        return found[0].front
+    if any(one.own for one in found):
+        return {}
+    return Licence("-and-".join(one.name for one in found), own=True).front if found else {}
 
 
 def _exports(recipe: Recipe) -> bool:
@@ -135,22 +142,22 @@ def _table(sources: list[Source], story: dict[str, Any]) -> str:
         files = story.get("inputs", {}).get(one.role, {}).get("files", {})
         hashes = [str(told.get("header", "")) for file, told in files.items() if not file.endswith(".json")]
         shown = f"`{hashes[0][:16]}…`" + (f" and {len(hashes) - 1} more" if hashes[1:] else "") if hashes else "–"
-        rows.append(f"| {one.role} | {linked} | {commit} | {one.licence or 'not told'} | {shown} |")
+        rows.append(f"| {one.role} | {linked} | {commit} | {one.licence.words or 'not told'} | {shown} |")
     return "\n".join(rows)
 
 
 def _licence(sources: list[Source]) -> str:
     """Which licence the merge is under, or who has to find out."""
-    silent = [one.name for one in sources if not one.licence]
+    silent = [one.name for one in sources if not one.licence.name]
     if silent:
-        return (
-            f"The licence of {', '.join(silent)} is not told, so that none is given here. "
-            "**Find out before you publish this, and write `license:` at the top.**"
-        )
-    found = strictest(one.licence for one in sources)
+        return f"The licence of {', '.join(silent)} is not told, so that none is given here. {FIND_OUT}"
+    found = _strictest(sources)
+    words = listed([one.words for one in found])
     if len(found) == 1:
-        return f"The merge is under the strictest of these licences, {found[0]}."
-    return f"The merge is under all of {', '.join(found)}, none of which is freer than another."
+        return f"The merge is under the strictest of these licences, {words}."
+    if any(one.own for one in found):
+        return f"Which of {words} is the strictest is not known, so that none is given here. {FIND_OUT}"
+    return f"The merge is under all of {words}, none of which is freer than another."
 
 
 def _loading(name: str, recipe: Recipe, sources: list[Source]) -> str:

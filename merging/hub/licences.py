@@ -1,9 +1,16 @@
-"""The licence of a merge: the strictest of those of the models that it was made of."""
+"""The licence of a model as its card tells it, and of a merge: the strictest of those of its models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
+
+NAME = re.compile(r"[\w .+-]{1,100}")
+LINK = re.compile(r"https?://[\w.~:/?#@!$&*+,;=%-]{1,400}", re.ASCII)  # nothing that would end a link in Markdown
+FILE = re.compile(r"\w[\w.-]{0,99}", re.ASCII)  # beside the card
 
 # From the freest to the strictest, by the identifiers of model cards; one that is in none is stricter than any that is.
 RANKS = (
@@ -15,6 +22,47 @@ RANKS = (
     ("llama*", "gemma", "deepseek-license", "qwen", "tongyi-qianwen", "falcon*", "h-research"),
     ("cc-by-nd*", "cc-by-nc*", "*research*", "*non-commercial*"),
 )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Licence:
+    """A licence by the Hub's identifier, or one of somebody's own, which has a name and often a link to its text."""
+
+    name: str = ""  # empty where none is told
+    own: bool = False
+    link: str = ""
+
+    @property
+    def front(self) -> dict[str, str]:
+        """How a card tells it to the Hub, which takes no other words as `license` than its own."""
+        if not self.own:
+            return {"license": self.name}
+        return {"license": "other", "license_name": self.name} | ({"license_link": self.link} if self.link else {})
+
+    @property
+    def words(self) -> str:
+        """How a card tells it to people."""
+        return f"[{self.name}]({self.link})" if self.link else self.name
+
+
+NOT_TOLD = Licence()
+
+
+def licence_in(front: Mapping[str, Any], home: str = "") -> Licence:
+    """The licence that the top of a card tells; `home` is where on the Hub the files beside the card are."""
+    own = front.get("license") == "other"
+    name = front.get("license_name" if own else "license")
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        return NOT_TOLD
+    return Licence(name, own, _link(front.get("license_link"), home) if own else "")
+
+
+def _link(told: object, home: str) -> str:
+    if not isinstance(told, str):
+        return ""
+    if home and FILE.fullmatch(told):
+        return f"{home}/{told}"
+    return told if LINK.fullmatch(told) else ""
 
 
 def rank(licence: str) -> int:

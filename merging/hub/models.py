@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from merging.errors import MergeError, RecipeError
 from merging.hub.cached import downloaded, previewed
 from merging.hub.fetch import OnBytes, Wanted, fetch, wanted
+from merging.hub.licences import NOT_TOLD, Licence, licence_in
 from merging.hub.names import HubName, hub_name
 from merging.hub.preview import preview
 from merging.hub.remote import look
@@ -88,11 +89,10 @@ def _with(recipe: Recipe, here: Mapping[Path, Path]) -> Recipe:
     return replace(recipe, base=base, experts=tuple(here.get(path, path) for path in recipe.experts))
 
 
-def licence_of(name: HubName) -> str:
-    """The licence that the card of a model on the Hub tells; empty where it tells none, or the Hub cannot be asked."""
+def licence_of(name: HubName) -> Licence:
+    """The licence that the card of a model on the Hub tells; `NOT_TOLD` also where the Hub cannot be asked."""
     try:
-        card = look(name).card
+        there = look(name)
     except MergeError:
-        return ""
-    told = card.get("license_name") if card.get("license") == "other" else card.get("license")
-    return told if isinstance(told, str) else ""
+        return NOT_TOLD
+    return licence_in(there.card, f"https://huggingface.co/{there.name.repo}/blob/{there.name.revision}")

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +17,7 @@ from safetensors.torch import load_file
 from merging import merge
 from merging.errors import MergeError
 from merging.hub.card import card_of, front_of
-from merging.hub.licences import strictest
+from merging.hub.licences import NOT_TOLD, Licence, licence_in, strictest
 from merging.hub.picture import colour, picture
 from merging.recipe import Recipe
 from tests.conftest import random_tensors, write_model
@@ -85,32 +86,6 @@ def test_nothing_that_is_there_is_overwritten(asker: Asker) -> None:
     assert asker.hub.commit("owner/base") == before
 
 
-def test_what_somebody_else_wrote_meanwhile_is_not_overwritten(asker: Asker) -> None:
-    asker.hub.meanwhile["someone/merged"] = "theirs.txt"
-
-    done = asker.run("publish", "out", "someone/merged")
-
-    assert done.returncode == 1
-    assert "There is a model `someone/merged` already" in done.stderr
-    assert [file.name for file in published(asker).iterdir()] == ["theirs.txt"]
-
-
-def test_an_upload_that_failed_goes_on_where_it_was(asker: Asker) -> None:
-    asker.hub.refuses.add("commit")
-    failed = asker.run("publish", "out", "someone/merged")
-    assert failed.returncode == 1
-    assert "The Hub answered 500 for `someone/merged`." in failed.stderr
-    assert not (published(asker) / "model.safetensors").exists()
-    asker.hub.refuses.clear()
-    asker.hub.asked.clear()
-
-    done = asker.run("publish", "out", "someone/merged")
-
-    assert done.returncode == 0, done.stderr
-    assert (published(asker) / "model.safetensors").exists()
-    assert not [one for one in asker.hub.asked if one.path.startswith("/uploads/")]
-
-
 def test_whoever_is_not_signed_in_is_told_how(asker: Asker) -> None:
     asker.token = ""
 
@@ -160,7 +135,7 @@ def test_models_that_tell_no_licence_leave_the_card_without_one(tmp_path: Path) 
     (expert / "README.md").write_text("---\nlicense: mit\n---\n")
     merge(Recipe("task_arithmetic", base, (expert,)), tmp_path / "out")
 
-    text = card_of(tmp_path / "out", "me/out", lambda name: "")
+    text = card_of(tmp_path / "out", "me/out", lambda name: NOT_TOLD)
 
     assert "license" not in front_of(text)
     assert "base_model" not in front_of(text)  # they are not on the Hub
@@ -168,9 +143,54 @@ def test_models_that_tell_no_licence_leave_the_card_without_one(tmp_path: Path) 
     assert str(tmp_path) not in text
 
 
+@pytest.mark.parametrize(
+    ("licences", "front", "words"),
+    [
+        (["one", "two"], [], "Which of [one](https://one) and [two](https://two) is the strictest is not known, so"),
+        (["one", "one"], ["other", "one", "https://one"], "the strictest of these licences, [one](https://one)."),
+        (["llama2", "gemma"], ["other", "llama2-and-gemma"], "all of llama2 and gemma, none of which is freer"),
+    ],
+)
+def test_which_licence_a_merge_of_several_is_under(
+    tmp_path: Path, licences: list[str], front: list[str], words: str
+) -> None:
+    own = {"one": "https://one", "two": "https://two"}
+    models = [write_model(tmp_path / f"model{n}", random_tensors(n)) for n in range(2)]
+    for model, name in zip(models, licences, strict=True):
+        told = (
+            {"license": "other", "license_name": name, "license_link": own[name]} if name in own else {"license": name}
+        )
+        (model / "README.md").write_text(f"---\n{yaml.safe_dump(told)}---\n")
+    merge(Recipe("task_arithmetic", models[0], (models[1],)), tmp_path / "out")
+
+    text = card_of(tmp_path / "out", "me/out", lambda name: NOT_TOLD)
+
+    assert [value for key, value in front_of(text).items() if key.startswith("license")] == front
+    assert words in text
+
+
+@pytest.mark.parametrize(
+    ("front", "wanted"),
+    [
+        ({"license": "mit", "license_link": "https://x"}, Licence("mit")),
+        ({"license": "mit](https://bad)"}, NOT_TOLD),
+        ({"license": "mit\n**bold**"}, NOT_TOLD),
+        ({"license": ["mit"]}, NOT_TOLD),
+        ({"license": "other"}, NOT_TOLD),
+        ({"license": "other", "license_name": "<img>", "license_link": "https://x"}, NOT_TOLD),
+        ({"license": "other", "license_name": "own", "license_link": "https://x) [y](z"}, Licence("own", True)),
+        ({"license": "other", "license_name": "own", "license_link": "javascript:x"}, Licence("own", True)),
+        ({"license": "other", "license_name": "own", "license_link": "../LICENSE"}, Licence("own", True)),
+        ({"license": "other", "license_name": "own", "license_link": "LICENSE"}, Licence("own", True, "https://a/LICENSE")),
+    ],
+)  # fmt: skip
+def test_of_a_models_card_only_what_can_be_a_licence_goes_into_ours(front: dict[str, Any], wanted: Licence) -> None:
+    assert licence_in(front, "https://a") == wanted
+
+
 def test_a_folder_without_a_merge_has_no_card(tmp_path: Path) -> None:
     with pytest.raises(MergeError, match="holds no merge that Mergescope wrote"):
-        card_of(write_model(tmp_path / "base", random_tensors(0)), "me/x", lambda name: "")
+        card_of(write_model(tmp_path / "base", random_tensors(0)), "me/x", lambda name: NOT_TOLD)
 
 
 @pytest.mark.parametrize(
@@ -218,4 +238,5 @@ def test_a_story_that_lies_about_hashes_does_not_break_the_card(tmp_path: Path) 
     story = json.loads((tmp_path / "out/mergescope.json").read_text())
     (tmp_path / "out/mergescope.json").write_text(json.dumps({**story, "inputs": {}}))
 
-    assert "| base | base (not on the Hub) | – | not told | – |" in card_of(tmp_path / "out", "me/out", lambda name: "")
+    text = card_of(tmp_path / "out", "me/out", lambda name: NOT_TOLD)
+    assert "| base | base (not on the Hub) | – | not told | – |" in text

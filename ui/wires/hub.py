@@ -36,7 +36,7 @@ def wire(page: Page) -> None:
         models.selection,
         [hub.left, *buttons],
     )
-    ran = hub.download.click(on_start, None, buttons, queue=False, **pressed).then(
+    ran = hub.download.click(on_start, None, [*buttons, hub.status], queue=False, **pressed).then(
         on_download, models.selection, [hub.status, hub.fetched], concurrency_limit=2, concurrency_id="hub", **pressed
     )
     ran.success(on_end, None, buttons, queue=False, **PRIVATE)
@@ -74,9 +74,9 @@ def on_open(base: str | None) -> tuple[Any, Any]:
     return (family.base, list(family.experts)) if family else (gr.skip(), gr.skip())
 
 
-def on_start(request: gr.Request) -> tuple[Any, Any]:
+def on_start(request: gr.Request) -> tuple[Any, Any, str]:
     announce(request.session_hash or "", "download")
-    return gr.Button(interactive=False), gr.Button(visible=True)
+    return gr.Button(interactive=False), gr.Button(visible=True), notice("Waiting for its turn.", "info")
 
 
 def on_download(request: gr.Request, chosen: Selection) -> Iterator[tuple[str, Any]]:

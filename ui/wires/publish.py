@@ -10,12 +10,13 @@ import gradio as gr
 
 from merging import space
 from merging.errors import MergeError
+from ui.errors import UNFORESEEN, notice
 from ui.events import PRIVATE, QUIET
 from ui.jobs import announce
 from ui.page import Page
 from ui.publish_panel import Prepared, pictured, prepare, run_publish, signed_in
 from ui.visit import Visit
-from ui.wires.ends import stopper, wire_end, working
+from ui.wires.ends import stopper
 
 
 def wire(page: Page) -> None:
@@ -30,9 +31,17 @@ def wire(page: Page) -> None:
     def on_load(profile: gr.OAuthProfile | None) -> str:
         return signed_in(profile.username if profile else "")
 
-    def on_click(request: gr.Request) -> tuple[Any, Any]:
+    def on_click(request: gr.Request) -> tuple[Any, ...]:
+        """Both buttons wait, since each would stop what the other has begun."""
         announce(request.session_hash or "", "publish")
-        return working()
+        off = gr.Button(interactive=False)
+        return off, off, gr.Button(interactive=True), notice("Waiting for its turn.", "info")
+
+    def on_end(prepared: Prepared | None) -> tuple[Any, ...]:
+        return gr.Button(interactive=True), gr.Button(interactive=bool(prepared)), gr.Button(interactive=False)
+
+    def on_failure(prepared: Prepared | None) -> tuple[Any, ...]:
+        return *on_end(prepared), notice(UNFORESEEN)
 
     def on_prepare(
         request: gr.Request, token: gr.OAuthToken | None, now: Visit, one: int | None, name: str
@@ -60,16 +69,17 @@ def wire(page: Page) -> None:
     if space.signs_in():
         page.demo.load(on_load, None, parts.who, **pressed)
     card = [parts.said, parts.name, parts.card, parts.prepared, parts.shown]
-    ready = parts.prepare.click(on_click, None, [parts.prepare, parts.stop], queue=False, **pressed).then(
+    buttons = [parts.prepare, parts.run, parts.stop]
+    ready = parts.prepare.click(on_click, None, [*buttons, parts.said], queue=False, **pressed).then(
         on_prepare, [page.visit, past.one, parts.name], card, concurrency_limit=2, **pressed
     )
-    wire_end(ready, parts.prepare, parts.stop, parts.said)
-    parts.prepared.change(lambda told: gr.Button(interactive=bool(told)), parts.prepared, parts.run, **QUIET)
     given = [parts.prepared, parts.name, parts.card, parts.private]
-    ran = parts.run.click(on_click, None, [parts.run, parts.stop], queue=False, **pressed).then(
+    ran = parts.run.click(on_click, None, [*buttons, parts.said], queue=False, **pressed).then(
         on_run, given, parts.said, concurrency_limit=1, **pressed
     )
-    wire_end(ran, parts.run, parts.stop, parts.said)
+    for work in (ready, ran):
+        work.success(on_end, parts.prepared, buttons, queue=False, **PRIVATE)
+        work.failure(on_failure, parts.prepared, [*buttons, parts.said], queue=False, **PRIVATE)
     parts.stop.click(stopper("publish"), None, None, queue=False, **PRIVATE)
     other = [parts.said, parts.card, parts.prepared, parts.shown, parts.run]
     past.one.change(on_other, None, other, **QUIET)
