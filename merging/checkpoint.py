@@ -12,7 +12,7 @@ from merging import space
 from merging.errors import MergeError
 from merging.fp8 import lifted
 from merging.header import FLOATS, OTHERS, Entry, read_header, read_json
-from merging.hub.cached import commit_of, downloaded, previewed
+from merging.hub.cached import commit_of, kept
 from merging.hub.names import hub_name
 from merging.indices import compared
 from merging.pickles import read_pickle
@@ -196,7 +196,7 @@ def _found(path: str | Path) -> Path:
     except (OSError, RuntimeError, ValueError):  # too long, a folder not to be entered, a `~name` of nobody, a NUL
         there = False
     if not there:
-        if folder := downloaded(path) or previewed(path):
+        if folder := kept(path):
             return folder
         hub = " If it names a model of the Hub, download that first." if hub_name(path) else ""
         raise MergeError(f"There is no file or folder `{path}`. Check the path.{hub}")

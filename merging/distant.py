@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from merging.checkpoint import Checkpoint
 from merging.errors import MergeError
 from merging.header import SIZES, Entry, dtype_of, size_on_the_hub
 from merging.hub.ahead import Ahead, Bytes
-from merging.hub.cached import commit_of, downloaded, previewed
+from merging.hub.cached import commit_of, kept
 from merging.hub.ranges import Ranged
 from merging.lazy import torch
 from merging.passes import readings
@@ -134,8 +133,7 @@ def set_aside(memory: int, found: Fetching, hashed: bool = False) -> int:
 
 def is_far(path: Path) -> bool:
     """Whether only a preview of that model is here."""
-    folder = path if os.path.exists(path) else downloaded(path) or previewed(path)
-    return folder is not None and folder.absolute().parent.parent == previews().absolute()
+    return (kept(path) or path).absolute().parent.parent == previews().absolute()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from merging import space
 from merging.checkpoint import Checkpoint
 from merging.errors import MergeError
 from merging.header import read_json
+from merging.hub.cached import commit_of, kept
 from merging.params import nearest
 from merging.tokens import FILE, Tokens, read_tokens, shown, some_of
 from merging.vocabulary import Vocabulary, home, rows_of, vocab_size
@@ -22,12 +23,12 @@ def vocabulary_of(base: Checkpoint, experts: list[Checkpoint], source: str = "")
         return Vocabulary(rows_of(base), home(base), base.name)
     if source == "union":
         return _union(base, experts)
+    folder = _folder(source)
     for model in (base, *experts):
-        if _is(model, source):
+        if _is(model, source) or model.path == folder:
             if model.adapter:
                 return Vocabulary(rows_of(base), home(base), base.name)
             return _of_model(model, source)
-    folder = _folder(source)
     if folder is None:
         known = ["base", "union", *(model.name for model in (base, *experts))]
         raise MergeError(f"There is no model `{source}` to take the tokenizer of. {nearest(source, known)}")
@@ -35,8 +36,10 @@ def vocabulary_of(base: Checkpoint, experts: list[Checkpoint], source: str = "")
 
 
 def _folder(source: str) -> Path | None:
+    """The folder of that path, or that a name of the Hub opens."""
     try:
         folder = Path(source).expanduser()
+        folder = kept(source) or folder
         return folder if folder.is_dir() and not space.opens(source) else None
     except (OSError, RuntimeError, ValueError):  # too long, `~name` of nobody, a NUL
         return None
@@ -57,12 +60,14 @@ def _of_model(model: Checkpoint, source: str) -> Vocabulary:
 
 def _of_folder(folder: Path) -> Vocabulary:
     """The vocabulary of a folder that is no model of this merge: as many rows as its config says or its tokens need."""
-    tokens = read_tokens(folder)
+    tokens, hub = read_tokens(folder), commit_of(folder)
     if tokens is None or not tokens.rows:
-        raise MergeError(f"{folder}, the `tokenizer_source`, has no tokenizer. Put its {FILE} into it.")
+        words = f"{hub.repo if hub else folder}, the `tokenizer_source`, has no tokenizer"
+        raise MergeError(f"{words}. {'Name another model' if hub else f'Put its {FILE} into it'}.")
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
     needed = max(tokens.rows.values()) + 1
-    return Vocabulary(max(needed, min(vocab_size(config) or 0, 2 * needed)), folder, folder.name)
+    whose = hub.repo.partition("/")[2] if hub else folder.name
+    return Vocabulary(max(needed, min(vocab_size(config) or 0, 2 * needed)), folder, whose)
 
 
 def _union(base: Checkpoint, experts: list[Checkpoint]) -> Vocabulary:

@@ -10,6 +10,7 @@ from typing import Any
 from merging.as_task_arithmetic import inexact
 from merging.checkpoint import open_checkpoint
 from merging.errors import MergeError
+from merging.hub.cached import kept, name_of
 from merging.mergekit import MEANINGS, Meaning
 from merging.method import Method, find_method
 from merging.params import Param
@@ -79,9 +80,9 @@ def _content(recipe: Recipe, method: Method, meaning: Meaning, named: Callable[[
     for path, weight, mine in zip(recipe.experts, weights, own, strict=True):
         told = as_numbers(({"weight": weight} if "weight" in params else {}) | mine, params)
         models.append({"model": _reference(path, recipe.base, named)} | ({"parameters": told} if told else {}))
-    source = recipe.tokenizer_source
+    source: Any = recipe.tokenizer_source
     if source and (source not in DONORS or (source == "base" and not base and recipe.base)):
-        source = named(recipe.base if source == "base" and recipe.base else Path(source))
+        source = _reference(recipe.base if source == "base" and recipe.base else Path(source), None, named)
     content = {
         "merge_method": method.name,
         "base_model": base and _reference(base, None, named),
@@ -121,11 +122,21 @@ def _counted(value: Any) -> Any:
 
 
 def _reference(path: Path, base: Path | None, named: Callable[[Path], str]) -> Any:
-    """How mergekit names a model: by its path, or in keys where it is an adapter, or `+` and `@` would mean more."""
+    """How mergekit names a model: as a text, or in keys where it is an adapter, or `+` and `@` would mean more."""
+    if base and ((kept(path) or path.expanduser()) / ADAPTER).is_file():
+        return {"model": _place(base, named), "lora": _place(path, named)}
+    if name := name_of(path):
+        return str(name)
     told = named(path)
-    if base and (path.expanduser() / ADAPTER).is_file():
-        return {"model": {"path": named(base)}, "lora": {"path": told}}
     return {"model": {"path": told}} if "+" in told or "@" in told else told
+
+
+def _place(path: Path, named: Callable[[Path], str]) -> dict[str, str]:
+    """A model in mergekit's keys, in which it reads a path as it stands."""
+    name = name_of(path)
+    if not name:
+        return {"path": named(path)}
+    return {"path": name.repo, "revision": name.revision} if name.revision else {"path": name.repo}
 
 
 def _stored(path: Path) -> str:

@@ -1,7 +1,7 @@
 """Recipes as part of an address: short, harmless to open, and without the paths of the machine that they come from.
 
 What follows `?recipe=` is the recipe's YAML, compressed (zlib), in letters that addresses allow (base64url). Models
-that are offered to visitors are named by that, as in `embedded:base`, and those in the Hub's cache by their Hub names.
+that are offered to visitors are named by that, as in `embedded:base`, and those of the Hub by their names and commits.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from merging.errors import MergeError
+from merging.hub.cached import name_of
 from merging.recipe import Recipe, load_recipe
 from merging.references import DONORS
 from merging.writing import as_yaml
@@ -23,7 +24,6 @@ LONGEST = 8000  # letters, which browsers and servers pass on
 MOST = 1 << 18  # bytes of YAML that so many may stand for
 LETTERS = re.compile(r"[A-Za-z0-9_-]+")
 NAME = re.compile(r"(?P<root>[a-z]{2,}):(?P<path>.*)")
-CACHED = re.compile(r"/models--(?P<owner>[\w.-]+?)--(?P<name>[\w.-]+)/snapshots/[0-9a-f]+$")
 DAMAGED = "The link's recipe is damaged or cut short. Copy the whole link again."
 
 Roots = Mapping[str, Path]  # the folders of models that are offered, by small letters that name them
@@ -80,8 +80,8 @@ def _name(roots: Roots, path: Path) -> str:
             for start in (folder.expanduser().absolute(), folder.expanduser().resolve()):
                 if whole.is_relative_to(start):
                     return f"{root}:{whole.relative_to(start).as_posix()}"
-        if cached := CACHED.search(whole.as_posix()):
-            return f"{cached['owner']}/{cached['name']}"
+    if name := name_of(path):
+        return str(name)
     return path.expanduser().absolute().as_posix()
 
 

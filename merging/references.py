@@ -8,7 +8,7 @@ from typing import Any
 
 from merging import space
 from merging.errors import MergeError
-from merging.hub.cached import commit_of, downloaded, previewed
+from merging.hub.cached import downloaded, name_of
 from merging.hub.names import hub_name
 from merging.params import nearest
 
@@ -26,31 +26,28 @@ def under(folder: Path, told: Any) -> Path:
 
 
 def resolved(folder: Path, told: Any, base: Path | None) -> Path:
-    """The path that a recipe of mergekit's names, `path[@revision][+lora]` or a mapping.
+    """The path that a recipe of mergekit's names, `path[@revision][+lora[@revision]]` or a mapping.
 
     What is there as it is written wins. An adapter is a model of its own here, so `base+lora` is the adapter's path.
     """
     path, lora = _parts(told)
     if not lora and not _there(folder, path):
         path, lora = _split(folder, path)
-    model = _there(folder, path)
+    model = _model(folder, path)
     if not lora:
-        return model or _on_the_hub(path) or (Path(path) if hub_name(path) else _under(folder, path))
-    adapter = _there(folder, lora)
+        return model or _under(folder, path)
+    adapter = _model(folder, lora)
     if not adapter or not base or model != base:
         raise MergeError(
-            f"`{path}+{lora}` puts an adapter on a model. That can be done with an adapter on this disk and the "
-            "recipe's base model; merge others into their model first."
+            f"`{path}+{lora}` puts an adapter on a model. That can be done with an adapter that is here or on the Hub, "
+            "and the recipe's base model; merge others into their model first."
         )
     return adapter
 
 
 def relative(path: Path, folder: Path) -> str:
     """The path as it is written into a recipe in that folder; a model of the Hub by its name there, with the commit."""
-    if hub_name(path) and not os.path.exists(path):
-        path = previewed(path) or path
-        return str(commit_of(path) or path)
-    if name := commit_of(path):
+    if name := name_of(path):
         return str(name)
     try:
         return Path(os.path.relpath(path.expanduser().resolve(), folder.resolve())).as_posix()
@@ -79,9 +76,12 @@ def _parts(told: Any) -> tuple[str, str]:
             raise MergeError(f"The model {told!r} has no key `{key}`. {nearest(str(key), KEYS)}")
     if told.get("override_architecture") is not None:
         raise MergeError("`override_architecture` is not needed: tensors are matched by name. Leave it out.")
-    if told.get("revision") is not None:
-        raise MergeError(f"The model {told!r} asks for a revision, and a folder has none. Name that revision's folder.")
     path, adapter = _parts(told["model"] if "model" in told else told.get("path"))
+    if told.get("revision") is not None:
+        if not hub_name(path) or not hub_name(f"{path}@{told['revision']}"):
+            words = f"The model {told!r} asks for a revision, and a folder has none"
+            raise MergeError(f"{words}. Name that revision's folder, or a model of the Hub: `owner/name`.")
+        path = f"{path}@{told['revision']}"
     lora, below = _parts(told["lora"]) if told.get("lora") is not None else (adapter, "")
     if below or (adapter and lora != adapter):
         raise MergeError(f"The model {told!r} has an adapter on an adapter. Merge one of them into its model first.")
@@ -109,11 +109,28 @@ def _there(folder: Path, path: str) -> Path | None:
     return next((place for place in places if os.path.exists(place.expanduser()) and not space.opens(place)), None)
 
 
+def _model(folder: Path, path: str) -> Path | None:
+    """The path where there is something, or the model of the Hub that it names; None where it is neither.
+
+    MergeError where it asks for the revision of a folder.
+    """
+    name = hub_name(path)
+    if there := _there(folder, path):
+        return there
+    if name and name.revision and _there(folder, name.repo):
+        words = f"`{path}` asks for a revision, and {name.repo} is a folder here, which has none"
+        raise MergeError(f"{words}. Name that revision's folder.")
+    return _on_the_hub(path) or (Path(path) if name else None)
+
+
 def _split(folder: Path, told: str) -> tuple[str, str]:
-    """A text that is no path, parted where mergekit would: at a `+` before an adapter; a revision is refused."""
+    """A text that is no path, parted where mergekit would: at a `+` before an adapter."""
     halves = [(told[:at], told[at + 1 :]) for at, letter in enumerate(told) if letter == "+"]
     here = [(model, lora) for model, lora in halves if model and _there(folder, model)]
     model, lora = (here or halves or [(told, "")])[0]
-    if "@" in (model + lora) and not (here and _there(folder, lora)):
-        raise MergeError(f"`{told}` is no path here, and asks for a revision. Download that, and name its folder.")
+    if any("@" in half and not _model(folder, half) for half in (model, lora)):
+        words = (
+            f"`{told}` is no path here, and asks for a revision, which models of the Hub have: `owner/name@revision`"
+        )
+        raise MergeError(f"{words}. Name that revision's folder.")
     return model, lora

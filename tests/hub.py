@@ -54,6 +54,7 @@ class Hub:
     gated: set[str] = field(default_factory=set)  # models that are told of, but not read
     closed: set[str] = field(default_factory=set)  # gated models whose owner has let nobody in
     private: set[str] = field(default_factory=set)  # models that are not there without the token
+    tags: set[str] = field(default_factory=set)  # revisions that every model has beside its main branch
     slow: float = 0.0  # seconds between two pieces of a file
     wait: float = 0.0  # seconds before each answer
     breaks: dict[str, int] = field(default_factory=dict)  # files, by name, that break off after so many bytes, once
@@ -250,7 +251,7 @@ class _Handler(BaseHTTPRequestHandler):
         return True
 
     def _known(self, name: str, revision: str) -> bool:
-        if revision in ("main", self.hub.commit(name)):
+        if revision in ("main", *self.hub.tags, self.hub.commit(name)):
             return True
         self._missing("RevisionNotFound")
         return False

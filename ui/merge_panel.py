@@ -268,16 +268,18 @@ def _at_its_turn(
 
 def _made(recipe: Recipe, output: str, visitor: str, tell: Callable[[Step], None], stop: Event, far: str) -> Report:
     """Merge; models that only the Hub has are streamed, or downloaded before where nothing else stands in the way."""
-    with using(recipe.base, *recipe.experts):
-        stream = far == STREAM and bool(on_the_hub((recipe.base, *recipe.experts)))
+    with using(recipe.base, *recipe.experts, recipe.tokenizer_source):
+        distant = bool(on_the_hub((recipe.base, *recipe.experts)))
+        stream = far == STREAM and distant
         if stream:
             recipe = pinned(recipe)
-        elif on_the_hub((recipe.base, *recipe.experts)):
-            found = check(recipe, output)
-            if found.problems:
-                raise RecipeError(found.problems, recipe.warnings)
-            if space.here():
-                check_size(found.bytes_out)
+        else:
+            if distant:
+                found = check(recipe, output)
+                if found.problems:
+                    raise RecipeError(found.problems, recipe.warnings)
+                if space.here():
+                    check_size(found.bytes_out)
             recipe = fetched(recipe, lambda done, total: tell(Step(0, 0, "", done, total, DOWNLOADING)), stop)
         if space.here():
             make_room(visitor, Path(output), check(recipe, output, stream=stream).bytes_out)

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> int:
     left = 0  # bytes to download
     try:
         recipe = read_recipe(options.recipe)
-        left = sum(one.bytes for one in looked_at(recipe))
+        left = sum(one.bytes for one in looked_at(recipe).values())
         found = check(recipe, **given)
     except RecipeError as error:
         found = Preflight(error.problems, error.warnings)

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import os
+from functools import lru_cache
 from pathlib import Path
 
-from merging.caches import previews
+from merging.caches import PREVIEW, previews
 from merging.errors import MergeError
+from merging.header import read_json
 from merging.hub.names import COMMIT, HubName, hub_name
-from merging.sources import source_of
+from merging.sources import ADAPTER, source_of
+
+WEIGHTS = ".safetensors"
+TOKENIZERS = ("tokenizer.*", "vocab.*", "*.model")  # what a tokenizer is read from, of which each has one
+
+
+def kept(told: str | Path) -> Path | None:
+    """The folder that a name of the Hub opens: the download, or else the preview; None without both, or for a path."""
+    return None if os.path.exists(told) else downloaded(told) or previewed(told)
 
 
 def downloaded(told: str | Path | HubName) -> Path | None:
@@ -20,16 +31,41 @@ def downloaded(told: str | Path | HubName) -> Path | None:
     home = Path(constants.HF_HUB_CACHE) / f"models--{name.repo.replace('/', '--')}"
     for ref in (home / "refs" / (name.revision or "main"), ref_of(name)):
         folder = home / "snapshots" / (_text(ref) or name.revision)
-        if COMMIT.fullmatch(folder.name) and folder.is_dir() and _whole(folder):
+        if COMMIT.fullmatch(folder.name) and folder.is_dir() and _whole(folder, home_of(name) / folder.name):
             return folder
     return None
 
 
-def _whole(folder: Path) -> bool:
+def _whole(folder: Path, preview: Path) -> bool:
+    """Whether a snapshot is all of its model, and not only files of it that other programs fetched singly.
+
+    It has weights, and all that its preview says. Without a preview it has a config, and a tokenizer, too, unless the
+    Hub may not be asked whether there is one. An adapter has its own config, and needs no tokenizer.
+    """
     try:
-        return bool(source_of(folder).files)
+        if not source_of(folder).files:
+            return False
+        if preview.is_dir():
+            return all((folder / file).is_file() for file in files_of(preview))
     except MergeError:  # a part of it is no model yet
         return False
+    from huggingface_hub import constants
+
+    if (folder / ADAPTER).is_file():
+        return True
+    tokenizer = constants.HF_HUB_OFFLINE or any(any(folder.glob(name)) for name in TOKENIZERS)
+    return tokenizer and (folder / "config.json").is_file()
+
+
+@lru_cache(maxsize=64)  # a preview is of one commit, and never changes
+def files_of(folder: Path) -> dict[str, int]:
+    """The files that a model's preview stands for, with their sizes in bytes: what there is to download of it."""
+    wanted = {file.name for file in source_of(folder).files}
+
+    def counts(name: str) -> bool:
+        return name in wanted if name.endswith(WEIGHTS) else (folder / name).is_file()
+
+    return {name: size for name, size in read_json(folder / PREVIEW).items() if counts(name)}
 
 
 def _text(file: Path) -> str:
@@ -61,6 +97,12 @@ def commit_of(folder: Path) -> HubName | None:
     if second == "snapshots" and first.startswith("models--"):
         return _exactly(first.removeprefix("models--"), third)
     return _exactly(second, third) if folder.absolute().parent.parent == previews().absolute() else None
+
+
+def name_of(path: Path) -> HubName | None:
+    """The name of a model of the Hub, with its commit where it is here, at least in part; None for any other path."""
+    known = commit_of(kept(path) or path)
+    return known or (None if os.path.exists(path) else hub_name(path))
 
 
 def _exactly(folder: str, commit: str) -> HubName | None:

@@ -50,17 +50,26 @@ def _tried(name: HubName) -> str:
     return ""
 
 
-def looked_at(recipe: Recipe) -> list[Wanted]:
-    """What is to be downloaded for a recipe; previews stand for these models from now on.
+def donors(recipe: Recipe) -> list[HubName]:
+    """The model whose tokenizer a recipe takes, where only the Hub has it, and it is none of those that are merged."""
+    source = Path(str(recipe.tokenizer_source))
+    models = [path for path in (recipe.base, *recipe.experts) if path is not None]
+    among = any(path.parts[-len(source.parts) :] == source.parts for path in models)
+    return [] if among else on_the_hub([source])
 
-    RecipeError names each model that the Hub does not give.
+
+def looked_at(recipe: Recipe) -> dict[Path, Wanted]:
+    """What is to be downloaded for a recipe, by the paths of its models; previews stand for these from now on.
+
+    So does one for the model whose tokenizer it takes. RecipeError names each model that the Hub does not give.
     """
-    found, problems = [], []
+    found, problems = dict[Path, Wanted](), []
     for name in on_the_hub((recipe.base, *recipe.experts)):
         try:
-            found.append(wanted(name))
+            found[Path(str(name))] = wanted(name)
         except MergeError as error:
             problems.append(str(error))
+    problems += [words for name in donors(recipe) if (words := _tried(name))]
     if problems:
         raise RecipeError(problems, recipe.warnings)
     return found
@@ -69,24 +78,29 @@ def looked_at(recipe: Recipe) -> list[Wanted]:
 def fetched(recipe: Recipe, on_bytes: OnBytes | None = None, stop: threading.Event | None = None) -> Recipe:
     """The recipe with the folders of the models that it names, all of them on this machine."""
     left = looked_at(recipe)
-    if words := too_many((recipe.base, *recipe.experts), sum(one.bytes for one in left)):
+    if words := too_many((recipe.base, *recipe.experts), sum(one.bytes for one in left.values())):
         raise MergeError(words)
-    named = [Path(str(name)) for name in on_the_hub((recipe.base, *recipe.experts))]
-    folders = fetch([one.name for one in left], on_bytes, stop)
-    return _with(recipe, dict(zip(named, folders, strict=True)))
+    folders = fetch([one.name for one in left.values()], on_bytes, stop)
+    return _with(recipe, _previews(donors(recipe)) | dict(zip(left, folders, strict=True)))
 
 
 def pinned(recipe: Recipe) -> Recipe:
     """The recipe with the previews, each of one commit, of those of its models that only the Hub has."""
     looked_at(recipe)
-    named = {Path(str(name)): previewed(str(name)) for name in on_the_hub((recipe.base, *recipe.experts))}
-    return _with(recipe, {name: folder for name, folder in named.items() if folder})
+    return _with(recipe, _previews([*on_the_hub((recipe.base, *recipe.experts)), *donors(recipe)]))
+
+
+def _previews(names: Iterable[HubName]) -> dict[Path, Path]:
+    """The folders of those that were looked at, by their paths in a recipe."""
+    return {Path(str(name)): folder for name in names if (folder := previewed(str(name)))}
 
 
 def _with(recipe: Recipe, here: Mapping[Path, Path]) -> Recipe:
     """The recipe with folders in the place of names."""
     base = recipe.base and here.get(recipe.base, recipe.base)
-    return replace(recipe, base=base, experts=tuple(here.get(path, path) for path in recipe.experts))
+    experts = tuple(here.get(path, path) for path in recipe.experts)
+    donor = here.get(Path(str(recipe.tokenizer_source)))
+    return replace(recipe, base=base, experts=experts, tokenizer_source=str(donor or recipe.tokenizer_source))
 
 
 def licence_of(name: HubName) -> Licence:

@@ -17,8 +17,10 @@ from merging import space
 from merging.caches import PREVIEW
 from merging.companions import OF_BASE, OF_TOKENIZER, SUFFIXES, TEMPLATES
 from merging.errors import MergeError
-from merging.header import HEADER_LIMIT, read_json
+from merging.header import HEADER_LIMIT
 from merging.hub.asking import asking
+from merging.hub.cached import WEIGHTS as WEIGHTS
+from merging.hub.cached import files_of as files_of
 from merging.hub.cached import home_of, ref_of
 from merging.hub.names import HubName
 from merging.hub.remote import Remote, look, some_bytes
@@ -27,7 +29,6 @@ from merging.sizes import in_words
 from merging.sources import ADAPTER, source_of
 
 SMALL = ("config.json", "generation_config.json", "adapter_config.json", "*.index.json", *OF_TOKENIZER, *OF_BASE)
-WEIGHTS = ".safetensors"
 LIMIT = 128 << 20  # bytes of all small files
 FIRST = 256 << 10  # bytes that are asked for first; most headers fit
 HEADERS = 256 << 20  # bytes of all headers of a model, and of all that is asked for first
@@ -46,16 +47,6 @@ def preview(name: HubName) -> Path:
     if name.revision != remote.name.revision:
         _written(ref_of(name), remote.name.revision)
     return folder
-
-
-def files_of(folder: Path) -> dict[str, int]:
-    """The files that a model's preview stands for, with their sizes in bytes: what there is to download of it."""
-    wanted = {file.name for file in source_of(folder).files}
-
-    def counts(name: str) -> bool:
-        return name in wanted if name.endswith(WEIGHTS) else (folder / name).is_file()
-
-    return {name: size for name, size in read_json(folder / PREVIEW).items() if counts(name)}
 
 
 def commit_at(folder: Path) -> str:

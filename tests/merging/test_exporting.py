@@ -1,5 +1,6 @@
 """Recipes as mergekit reads them: read again they mean the same, and what mergekit lacks is refused in words."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,49 @@ def test_adapters_are_on_the_base_and_odd_paths_are_paths(family: Family, tmp_pa
 
     text = to_mergekit(Recipe("task_arithmetic", ZOO / "base", (ZOO / "bible-lora",)), ZOO)
     assert yaml.safe_load(text)["models"][0]["model"] == {"model": {"path": "base"}, "lora": {"path": "bible-lora"}}
+
+
+FIRST, SECOND = "a" * 40, "b" * 40  # commits
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Hub's cache has a base and an adapter of it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name, model, commit in (("base", "base", FIRST), ("lora", "bible-lora", SECOND)):
+        home = tmp_path / "hub" / f"models--owner--{name}"
+        shutil.copytree(ZOO / model, home / "snapshots" / commit)
+        (home / "refs").mkdir()
+        (home / "refs" / "main").write_text(commit)
+
+
+def test_models_of_the_hub_keep_their_revision(cached: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    odd = write_model(tmp_path / "own" / "a@b", {"w": torch.zeros(2)}).relative_to(tmp_path)
+    recipe = Recipe(
+        "task_arithmetic", Path("owner/base"), (Path("owner/far@v2"), odd), tokenizer_source=f"owner/tongue@{SECOND}"
+    )
+
+    for text in (to_mergekit(recipe), to_mergekit(recipe, tmp_path)):
+        told = yaml.safe_load(text)
+        assert told["base_model"] == f"owner/base@{FIRST}"  # mergekit parts such a text, and no `path`
+        assert [one["model"] for one in told["models"]] == ["owner/far@v2", {"model": {"path": "own/a@b"}}]
+        assert told["tokenizer_source"] == f"owner/tongue@{SECOND}"
+        assert to_mergekit(load_recipe(text)) == text
+
+
+def test_an_adapter_of_the_hub_is_on_its_base_there(cached: None, tmp_path: Path) -> None:
+    text = to_mergekit(Recipe("task_arithmetic", Path("owner/base"), (Path("owner/lora"),)))
+
+    assert yaml.safe_load(text)["models"][0]["model"] == {
+        "model": {"path": "owner/base", "revision": FIRST},
+        "lora": {"path": "owner/lora", "revision": SECOND},
+    }
+    read = load_recipe(text)
+    home = tmp_path / "hub"
+    assert read.base == home / "models--owner--base" / "snapshots" / FIRST
+    assert read.experts == (home / "models--owner--lora" / "snapshots" / SECOND,)
+    assert to_mergekit(read) == text
 
 
 def test_whole_paths_stay_whole_where_no_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

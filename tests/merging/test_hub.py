@@ -14,10 +14,15 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from huggingface_hub import hf_hub_download, snapshot_download
 from safetensors.torch import load_file
 
+from merging import Recipe, merge
 from merging.checkpoint import open_checkpoint
 from merging.errors import MergeError
+from merging.hub.cached import downloaded
+from merging.hub.fetch import left_of
+from merging.hub.models import fetched, looked_at
 from merging.hub.names import HubName
 from merging.hub.preview import preview
 from merging.loading import load
@@ -92,7 +97,8 @@ def test_models_are_looked_at_without_reading_a_weight(asker: Asker) -> None:
 
 
 def test_what_is_fetched_is_merged_and_the_recipe_says_at_which_commit(asker: Asker) -> None:
-    done = asker.merge(recipe_of())
+    asker.hub.tags.add("v1.0")
+    done = asker.merge(recipe_of("owner/expert@v1.0"))
 
     assert done.returncode == 0, done.stderr
     base, expert, merged = random_tensors(0), random_tensors(1), load_file(asker.folder / "out" / "model.safetensors")
@@ -200,3 +206,55 @@ def test_what_does_not_fit_is_told_before_anything_is_downloaded(asker: Asker) -
     assert done.returncode == 1
     assert "is 8 × 3 in it and 8 × 4 in the base model" in done.stderr
     assert not any(one.path.endswith(".safetensors") and not one.bytes for one in asker.hub.sent())
+
+
+@pytest.fixture
+def hub(asker: Asker, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The Hub, asked from here, with a cache of the test's own."""
+    monkeypatch.setenv("MERGESCOPE_CACHE", str(asker.folder / "known"))
+    with asking(asker.hub, asker.folder / "hub"):
+        yield asker.hub
+
+
+PAIR = Recipe("linear", Path("owner/base"), (Path("owner/expert"),))
+
+
+def test_what_another_program_fetched_of_a_model_is_completed(hub: Hub, tmp_path: Path) -> None:
+    hf_hub_download("owner/base", "model.safetensors")
+    assert set(looked_at(PAIR)) == {Path("owner/base"), Path("owner/expert")}
+    hub.asked.clear()
+
+    merge(fetched(PAIR), tmp_path / "out", fsync=False)
+
+    assert {"config.json", "tokenizer.json"} <= {file.name for file in (tmp_path / "out").iterdir()}
+    assert not any(one.path.startswith("/owner/base/resolve") for one in hub.sent())
+
+
+def test_what_another_program_downloaded_is_merged_without_asking(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("owner/base", "owner/expert"):
+        snapshot_download(name)
+    hub.asked.clear()
+
+    assert looked_at(PAIR) == {}
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    merge(fetched(PAIR), tmp_path / "out", fsync=False)
+
+    assert not hub.asked
+
+
+def test_what_a_preview_knows_of_and_is_not_here_is_still_to_be_downloaded(hub: Hub) -> None:
+    folder = preview(HubName("owner/base"))
+    snapshot = Path(hf_hub_download("owner/base", "model.safetensors")).parent
+    assert downloaded("owner/base") == snapshot
+    assert left_of("owner/base") is None
+
+    (snapshot / "tokenizer_config.json").unlink()
+
+    assert downloaded("owner/base") is None
+    left = left_of("owner/base")
+    assert left
+    assert left.files == {"tokenizer_config.json": (folder / "tokenizer_config.json").stat().st_size}
+    fetched(PAIR)
+    assert downloaded("owner/base") == snapshot

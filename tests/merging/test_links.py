@@ -76,9 +76,12 @@ def test_what_a_folder_links_to_is_in_it(roots: dict[str, Path], tmp_path: Path)
 
 
 def test_models_of_the_hub_are_named_as_there(roots: dict[str, Path], tmp_path: Path) -> None:
-    cached = tmp_path / "hub" / "models--owner--a-model.v2" / "snapshots" / "0123abc"
+    cached = tmp_path / "hub" / "models--owner--a-model.v2" / "snapshots" / ("0123456789" * 4)
 
-    assert "- model: owner/a-model.v2\n" in decode(encode(Recipe("linear", None, (cached,)), roots))
+    text = decode(encode(Recipe("linear", None, (cached, Path("owner/other@v1"))), roots))
+
+    assert f"- model: owner/a-model.v2@{'0123456789' * 4}\n" in text
+    assert "- model: owner/other@v1\n" in text
 
 
 def test_a_users_own_paths_are_whole_for_themselves(

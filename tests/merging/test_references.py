@@ -8,6 +8,7 @@ import torch
 
 from merging.checkpoint import open_checkpoint
 from merging.errors import MergeError
+from merging.hub.cached import downloaded
 from merging.references import donor, relative, resolved, under
 from tests.conftest import write_model
 
@@ -17,6 +18,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A recipe's folder beside a working folder, with models whose names mean something to mergekit."""
     for name in (
         "recipes/math",
+        "recipes/my/own",
         "recipes/a+b",
         "recipes/a@main",
         "recipes/base",
@@ -61,6 +63,23 @@ def test_a_name_of_the_hub_stays_one(shelf: Path) -> None:
     assert resolved(shelf, "mistralai/Mistral-7B-v0.1", None) == Path("mistralai/Mistral-7B-v0.1")
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        "owner/name@v2",
+        {"path": "owner/name", "revision": "v2"},
+        {"model": "owner/name@v2"},
+        {"model": {"path": "owner/name", "revision": "v2"}},
+        {"model": {"path": "owner/base", "revision": "v1"}, "lora": {"path": "owner/name", "revision": "v2"}},
+        "owner/base@v1+owner/name@v2",
+    ],
+)
+def test_a_model_of_the_hub_may_have_a_revision(told: Any, shelf: Path, cache: Path) -> None:
+    assert resolved(shelf, told, Path("owner/base@v1")) == Path("owner/name@v2")
+    (cache.parents[1] / "refs" / "v2").write_text(cache.name)
+    assert resolved(shelf, told, Path("owner/base@v1")) == cache
+
+
 def test_a_name_of_the_hub_that_is_no_folder_is_told_apart(shelf: Path) -> None:
     with pytest.raises(MergeError) as caught:
         open_checkpoint(Path("owner/name"))
@@ -87,6 +106,50 @@ def test_a_model_that_was_downloaded_goes_by_its_name(cache: Path, shelf: Path) 
     assert under(shelf, "owner/name") == resolved(shelf, "owner/name", None) == shelf / "owner/name"
 
 
+@pytest.mark.parametrize("older", ["", "b" * 40])
+def test_a_model_is_written_with_the_commit_that_is_opened(
+    older: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MERGESCOPE_CACHE", str(tmp_path / "known"))
+    if older:
+        folder = tmp_path / "known" / "previews" / "owner--name" / older
+        folder.mkdir(parents=True)
+        folder.with_name("main.commit").write_text(older)
+
+    assert open_checkpoint("owner/name").path == cache
+    assert relative(Path("owner/name"), tmp_path) == f"owner/name@{cache.name}"
+
+
+@pytest.mark.parametrize(
+    ("lost", "offline", "whole"),
+    [
+        (["config.json"], True, False),
+        (["tokenizer.json"], False, False),
+        (["tokenizer.json"], True, True),  # there may be none
+        (["model.safetensors"], True, False),
+    ],
+)
+def test_a_part_of_a_model_is_not_taken_for_all_of_it(
+    lost: list[str], offline: bool, whole: bool, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    assert downloaded("owner/name") == cache
+
+    for file in lost:
+        (cache / file).unlink()
+
+    assert downloaded("owner/name") == (cache if whole else None)
+
+
+def test_an_adapter_is_whole_without_a_tokenizer(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    (cache / "config.json").rename(cache / "adapter_config.json")
+    (cache / "model.safetensors").rename(cache / "adapter_model.safetensors")
+    (cache / "tokenizer.json").unlink()
+
+    assert downloaded("owner/name") == cache
+
+
 @pytest.mark.parametrize("name", ["owner/other", "owner/na..me", "owner/name/w", "owner"])
 def test_a_model_that_was_not_downloaded_is_not_there(name: str, cache: Path, shelf: Path) -> None:
     with pytest.raises(MergeError, match=f"There is no file or folder `{name}`"):
@@ -97,14 +160,18 @@ def test_a_model_that_was_not_downloaded_is_not_there(name: str, cache: Path, sh
     ("told", "message"),
     [
         (
-            "owner/name@v2",
-            "`owner/name@v2` is no path here, and asks for a revision. Download that, and name its folder.",
+            "math@v2",
+            "`math@v2` is no path here, and asks for a revision, which models of the Hub have: `owner/name@revision`. "
+            "Name that revision's folder.",
         ),
-        ("math@v2", "`math@v2` is no path here, and asks for a revision."),
+        ("my/own@v2", "`my/own@v2` asks for a revision, and my/own is a folder here, which has none. Name that"),
+        ("owner/name@v2+nothing", "`owner/name@v2+nothing` puts an adapter on a model."),
         ("math+lora", "`math+lora` puts an adapter on a model."),
         ("base+nothing", "`base+nothing` puts an adapter on a model."),
         ("owner/name+owner/lora", "`owner/name+owner/lora` puts an adapter on a model."),
-        ({"model": {"path": "math", "revision": "v2"}}, "asks for a revision, and a folder has none."),
+        ({"model": {"path": "math", "revision": "v2"}}, "asks for a revision, and a folder has none. Name that"),
+        ({"path": "my/own", "revision": "v2"}, "`my/own@v2` asks for a revision, and my/own is a folder here"),
+        ({"path": "owner/name", "revision": "a b"}, "asks for a revision, and a folder has none."),
         ({"model": "math", "override_architecture": "X"}, "`override_architecture` is not needed"),
         ({"modle": "math"}, "has no key `modle`. Did you mean `model`?"),
         ({}, "A model is named by a text, but here it is None."),

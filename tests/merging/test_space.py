@@ -176,7 +176,9 @@ def test_a_space_reads_public_models_that_are_not_too_large(asker: Asker, monkey
 
 
 def test_models_that_do_not_fit_together_are_not_downloaded(in_a_space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "looked_at", lambda _: [Wanted(HubName("a/b"), {"x": 13_000_000_000})] * 2)
+    monkeypatch.setattr(
+        models, "looked_at", lambda _: dict.fromkeys("ab", Wanted(HubName("a/b"), {"x": 13_000_000_000}))
+    )
     recipe = Recipe("linear", Path("a/b"), (Path("c/d"),))
 
     with pytest.raises(

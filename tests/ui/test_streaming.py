@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from merging import Recipe, space
 from merging.hub.fetch import fetch
@@ -16,6 +17,7 @@ from merging.hub.names import HubName
 from merging.hub.room import size_of, using
 from tests.conftest import random_tensors, write_model
 from tests.hub import Hub, asking, standing_in
+from tests.merging.test_vocabulary import write_tokens
 from tests.ui.screens import Screen
 from ui.folders import placed
 from ui.merge_panel import DOWNLOAD, STREAM, run_merge, ways
@@ -70,6 +72,40 @@ def test_a_method_that_reads_more_often_downloads(screen: Screen, hub: Hub, tmp_
     assert "Reads 336 bytes" in screen["merge-estimate"]
     chosen(screen, "from")
     assert screen.can("far")
+
+
+def test_what_is_typed_is_written_with_its_commit(screen: Screen, hub: Hub) -> None:
+    hub.tags.add("v1.0")
+    screen["base"], screen["experts"] = "owner/base@v1.0", ["owner/expert@main"]
+    screen.fire("base", "change")
+
+    told, _ = screen.fire("recipe-save")
+
+    recipe = yaml.safe_load(told["text"])
+    assert recipe["base_model"] == f"owner/base@{hub.commit('owner/base')}"
+    assert [model["model"] for model in recipe["models"]] == [f"owner/expert@{hub.commit('owner/expert')}"]
+
+
+def test_a_recipe_that_is_opened_may_take_a_tokenizer_of_the_hub(screen: Screen, hub: Hub, tmp_path: Path) -> None:
+    for name in ("first", "expert", "other"):
+        write_model(hub.folder / "owner" / name, random_tensors(0))
+        write_tokens(hub.folder / "owner" / name, list("hgfedcba" if name == "other" else "abcdefgh"))
+    text = "mergescope: 1\nmerge_method: linear\nbase_model: owner/first\nmodels: [{model: owner/expert}]\n"
+    screen["output"] = str(tmp_path / "out")
+
+    screen.fire("recipe-drop", "dropped", name="r.yaml", text=f"{text}tokenizer_source: owner/none\n")
+    assert "There is no model <code>owner/none</code> on the Hub" in screen["recipe-opened"]
+    screen.fire("recipe-drop", "dropped", name="r.yaml", text=f"{text}tokenizer_source: owner/other\n")
+    assert "There is no model" not in screen["recipe-opened"]
+    screen.fire("base", "change")
+    assert "in the way" not in screen["merge-estimate"]
+    assert screen.can("run")
+    screen.fire("run")
+
+    written = yaml.safe_load((tmp_path / "out" / "mergescope.yaml").read_text())
+    assert written["tokenizer_source"] == f"owner/other@{hub.commit('owner/other')}"
+    made, there = tmp_path / "out" / "tokenizer.json", hub.folder / "owner" / "other" / "tokenizer.json"
+    assert made.read_bytes() == there.read_bytes()
 
 
 def test_either_way_is_told_in_a_sentence(hub: Hub) -> None:

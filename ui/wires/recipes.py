@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from merging import space
 from merging.edits import Edits
 from merging.errors import MergeError
 from merging.exporting import to_mergekit
+from merging.hub.models import asked, donors
 from merging.links import Roots, encode, opened
 from merging.method import ADAPTERS, METHODS
 from merging.recipe import Recipe, load_recipe
@@ -79,6 +80,7 @@ class Filling:
             )
         form = self.page.merging.form
         told = controls_of(recipe, form)
+        problems = asked(map(str, donors(recipe)))  # which no field of step 1 names
         return (
             str(recipe.base or ""),
             [str(path) for path in recipe.experts],
@@ -88,7 +90,7 @@ class Filling:
             object(),
             Draft(opened=Opened(recipe, told)),
             *shown({}, Edits()),
-            _opened(name, recipe) if name else "",
+            _opened(name, recipe, problems.values()) if name else "",
         )
 
 
@@ -146,8 +148,8 @@ def wire(page: Page, roots: Roots) -> Filling:
     return filling
 
 
-def _opened(name: str, recipe: Recipe) -> str:
+def _opened(name: str, recipe: Recipe, problems: Iterable[str]) -> str:
     title = (METHODS | ADAPTERS)[recipe.method].title
-    warnings = recipe.warnings if recipe.base else (*recipe.warnings, BASELESS)
+    warnings = [*recipe.warnings, *([] if recipe.base else [BASELESS]), *problems]
     odd = "".join(notice(warning, "warning") for warning in warnings)
     return notice(f"{name} is open: {title} of {len(recipe.experts)} experts.", "good") + odd
