@@ -16,6 +16,7 @@ from merging import space
 from merging.sizes import in_words
 
 ROOT = Path(__file__).parents[1]
+HF = Path(sys.executable).with_name("hf")
 PAGE = (ROOT / "docs" / "space.md").read_text(encoding="utf-8")
 
 
@@ -90,10 +91,29 @@ def test_the_page_tells_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows[2:] == [
         ["a model of the Hub", f"{in_words(space.largest())} of weights"],
         ["experts of a merge", str(space.EXPERTS)],
+        ["tokens of a prompt that a model sees", f"{space.TOKENS:,}"],
+        ["work of a visitor", "one piece of each kind at a time"],
+        ["work of all visitors", "2 prompts, 2 downloads, 1 merge in memory, 1 publication at a time"],
         ["merges at a time", "1"],
         ["models of the Hub on the disk", f"{in_words(space.MODELS)}, of all visitors together"],
         ["merges on the disk", f"{in_words(space.MINE)} of a visitor, {in_words(space.MERGES)} of all"],
-        ["how long a merge is kept", f"{space.KEPT // 3600} hours after it was last used"],
+        [
+            "how long a merge is kept",
+            f"{space.KEPT // 3600} hours after it was last used, where nobody else needs its room; "
+            f"{space.SPARED // 60} minutes in any case",
+        ],
         ["headers of models that were looked at", in_words(space.PREVIEWS)],
     ]
     assert f"at most {space.LINE} wait" in PAGE
+
+
+def test_the_commands_that_publish_it_are_there() -> None:
+    commands = [line.split("#")[0].split() for line in PAGE.splitlines() if line.startswith("hf ")]
+
+    for _, *words in commands:
+        options = [word for word in words if word.startswith("--")]
+        names = words[: 1 + (words[0] in ("auth", "repos"))]
+        told = subprocess.run([HF, *names, "--help"], capture_output=True, text=True)
+        assert told.returncode == 0, told.stderr
+        assert all(option in told.stdout for option in options)
+    assert [words[1] for words in commands] == ["auth", "repos", "upload"]

@@ -103,7 +103,7 @@ def to_download(models: tuple[str, ...], far: tuple[str, ...], size: int) -> tup
 def download(models: tuple[str, ...], far: tuple[str, ...], visitor: str) -> Iterator[tuple[str, object | None]]:
     """Download those of the models that are far, telling how far that is; at last another object, when all are here."""
     left = [one for path in far if (one := left_of(path))]
-    pace = Pace(time.monotonic())
+    done, total, pace = 0, 0, None
 
     def work(tell: Any) -> None:
         fetch([one.name for one in left], lambda done, total: tell((done, total)), stop)
@@ -115,11 +115,13 @@ def download(models: tuple[str, ...], far: tuple[str, ...], visitor: str) -> Ite
     with stoppable(visitor, "download") as stop, using(*models):
         job = Job(work)
         for done, total in job:
+            pace = pace or Pace(time.monotonic(), done)
             yield pace.told(done, total), None
         try:
             job.result()
         except MergeStopped:
-            yield notice("Stopped. What came is kept: download again to go on from there.", "info"), None
+            here = f"{in_words(done)} of {in_words(total)} are here and kept: " if done else ""
+            yield notice(f"Stopped. {here}Download again to go on from there.", "info"), None
         except (MergeError, OSError) as error:
             yield notice(worded(error)), None
         else:

@@ -245,12 +245,12 @@ def _running(recipe: Recipe, output: str, visitor: str, far: str) -> Generator[t
 
 def _shown(job: Job) -> Iterator[str]:
     """How far a merge is, for its visitor."""
-    started, stage = time.monotonic(), ""
+    started, stage, before = time.monotonic(), "", 0
     for step in job:
         if step.stage != stage and DOWNLOADING in (step.stage, stage):  # whose speeds have nothing in common
-            started = time.monotonic()
+            started, before = time.monotonic(), step.bytes_done if step.stage == DOWNLOADING else 0
         stage = step.stage
-        yield progress(step, time.monotonic() - started)
+        yield progress(step, time.monotonic() - started, before)
 
 
 def _at_its_turn(
@@ -286,10 +286,11 @@ def _made(recipe: Recipe, output: str, visitor: str, tell: Callable[[Step], None
         return merge(recipe, output, tell, stop, stream=stream)
 
 
-def progress(step: Step, seconds: float) -> str:
-    """How far a merge is: its share, the tensor, and the time left."""
-    share = step.bytes_done / max(step.bytes_total, 1)
-    left = f"about {span(seconds / share * (1 - share))} left" if share > 0.02 else ""
+def progress(step: Step, seconds: float, before: int = 0) -> str:
+    """How far a merge is: its share, the tensor, and the time left, when so many bytes were there `before`."""
+    share, came = step.bytes_done / max(step.bytes_total, 1), step.bytes_done - before
+    known = came > 0.02 * step.bytes_total
+    left = f"about {span(seconds / came * (step.bytes_total - step.bytes_done))} left" if known else ""
     return bar(share, f"{step.stage} {step.name}", left)
 
 

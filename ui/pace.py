@@ -11,15 +11,16 @@ from merging.sizes import in_words
 
 @dataclass(frozen=True)
 class Pace:
-    """Of bytes that come in since `began`, by `time.monotonic`."""
+    """Of bytes that come in since `began`, by `time.monotonic`, when some of them were there `before`."""
 
     began: float
+    before: int = 0
 
     def told(self, done: int, total: int) -> str:
         """The bar, with bytes, bytes per second, and the time left."""
         seconds = max(time.monotonic() - self.began, 1e-3)
-        share, speed = done / max(total, 1), done / seconds
-        left = f"{in_words(int(speed))}/s, about {span((total - done) / speed)} left" if done and seconds > 1 else ""
+        share, speed = done / max(total, 1), (done - self.before) / seconds
+        left = f"{in_words(int(speed))}/s, about {span((total - done) / speed)} left" if speed and seconds > 1 else ""
         return bar(share, f"{in_words(done)} of {in_words(total)}", left)
 
 

@@ -154,7 +154,9 @@ def _licence(sources: list[Source]) -> str:
     found = _strictest(sources)
     words = listed([one.words for one in found])
     if len(found) == 1:
-        return f"The merge is under the strictest of these licences, {words}."
+        others = {one.licence.name for one in sources} - {found[0].name}
+        more = " The others hold for what is theirs: check that they may be combined." if others else ""
+        return f"The merge is under the strictest of these licences, {words}.{more}"
     if any(one.own for one in found):
         return f"Which of {words} is the strictest is not known, so that none is given here. {FIND_OUT}"
     return f"The merge is under all of {words}, none of which is freer than another."
@@ -178,6 +180,6 @@ def _loading(name: str, recipe: Recipe, sources: list[Source]) -> str:
 def _checksums(story: dict[str, Any]) -> str:
     count = len(story.get("checksums", {}))
     return (
-        f"`{STORY}` tells the hashes of what went in and of each of the {count:,} tensors that came out; "
+        f"`{STORY}` tells hashes of the headers of what went in, and of each of the {count:,} tensors that came out; "
         "`python -m merging verify` holds them against these files, and merging this folder again gives the same bytes."
     )

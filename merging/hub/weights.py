@@ -28,8 +28,8 @@ from merging.hub.remote import PATIENCE
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 STEP = 1 << 20  # bytes that are written at a time
-LARGEST = 16 << 20  # bytes of one request: the Hub counts requests
-ROOM = 2 * AT_ONCE * LARGEST  # bytes of memory, of which half is for what comes next
+LARGEST = 8 << 20  # bytes of one request: the Hub counts requests, and whoever stops loses those beyond the first
+ROOM = 6 * LARGEST  # bytes of memory, of which half is for what comes next: three requests at once
 OFTEN = 0.2  # seconds between two looks at whether somebody else's download of the same file is over
 
 OnHere = Callable[[int], None]  # told how many bytes of all these files are here

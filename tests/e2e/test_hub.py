@@ -76,7 +76,7 @@ def test_models_by_name_are_looked_at_downloaded_and_drawn(visit: Page, hub: Hub
     stop = visit.locator("#hub-stop")
     expect(visit.locator("#hub-status progress")).to_be_visible()
     stop.click()
-    expect(visit.locator("#hub-status")).to_contain_text("Stopped. What came is kept")
+    expect(visit.locator("#hub-status")).to_contain_text("Download again to go on from there.")
     expect(stop).to_be_hidden()
     hub.slow = 0.0
     expect(download).to_be_enabled()

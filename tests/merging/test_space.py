@@ -82,7 +82,7 @@ def test_nobody_learns_by_a_recipe_what_is_on_the_disk(family: Family, in_a_spac
 
     for path in (str(base), "/no/where"):
         with pytest.raises(
-            MergeError, match=rf"{path}` puts an adapter on a model\. That can be done with an adapter on"
+            MergeError, match=rf"{path}` puts an adapter on a model\. That can be done with an adapter that"
         ):
             load_recipe(f"{told.replace('PATH', path)}\n")
 
