@@ -24,7 +24,7 @@ UNUSED = re.compile(
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # Who may show the page within another one, where a click could be meant for something else; a Space is shown so.
 FRAMES = b"frame-ancestors 'self'"
-FRAMES_OF_A_SPACE = FRAMES + b" https://huggingface.co https://*.hf.space"
+FRAMES_OF_A_SPACE = FRAMES + b" https://huggingface.co"
 
 
 class Guard:
