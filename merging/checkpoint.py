@@ -198,10 +198,18 @@ def _found(path: str | Path) -> Path:
     if not there:
         if folder := kept(path):
             return folder
-        hub = " If it names a model of the Hub, download that first." if hub_name(path) else ""
-        raise MergeError(f"There is no file or folder `{path}`. Check the path.{hub}")
+        raise MergeError(_unknown(Path(path)))
     path = Path(path)
     return path.parent if path.name.endswith(".index.json") else path  # an index stands for the folder
+
+
+def _unknown(path: Path) -> str:
+    """What is said of a path where there is nothing, which may be meant as a name of the Hub."""
+    words = f"There is no file or folder `{path}`"
+    if hub_name(path):
+        return f"{words}, and no such model was read from the Hub. Check the name."
+    meant = hub_name(f"owner/{path.name.removesuffix('.git')}") and len(path.parts) <= 2 and path.parts[0][0].isalnum()
+    return f"{words}. Check the path{'; a model of the Hub is written `owner/name`' if meant else ''}."
 
 
 def _owns_config(path: Path) -> bool:

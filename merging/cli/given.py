@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from merging.checkpoint import open_checkpoint
-from merging.errors import RecipeError
+from merging.errors import MergeError, RecipeError
 from merging.findings import tried
+from merging.hub.models import asked
 from merging.recipe import Recipe, load_recipe
 
 
@@ -23,3 +25,9 @@ def read_recipe(given: Path) -> Recipe:
         for path in error.models:
             tried(problems, open_checkpoint, path)
         raise RecipeError(problems, error.warnings, error.models) from error
+
+
+def look_at(models: Iterable[Path]) -> None:
+    """Have the Hub asked about those that only it has; MergeError names each that it does not give."""
+    if problems := asked(models):
+        raise MergeError("\n".join(problems.values()))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-PATTERN = re.compile(
-    r"(?P<repo>(?!.*(\.safetensors|--|\.\.))[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[\w][\w./-]{0,199}))?",
+PATTERN = re.compile(  # no more than the Hub's client takes, and nothing that is a file of weights
+    r"(?P<repo>(?!.*(\.safetensors|--|\.\.))(?![^@]*\.git(@|$))[A-Za-z0-9]([\w.-]*\w)?/[A-Za-z0-9]([\w.-]*\w)?)"
+    r"(?:@(?P<revision>[\w][\w./-]{0,199}))?",
     re.ASCII,
 )
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -31,7 +33,12 @@ class HubName:
 
 def hub_name(told: str | Path) -> HubName | None:
     """The name that a text is; None where it can be none."""
-    found = PATTERN.fullmatch(str(told))
+    return _name(str(told))
+
+
+@lru_cache(maxsize=1024)
+def _name(text: str) -> HubName | None:
+    found = PATTERN.fullmatch(text)
     if not found or any(len(part) > LONGEST for part in found["repo"].split("/")):
         return None
     revision = found["revision"] or ""

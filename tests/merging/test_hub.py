@@ -151,6 +151,10 @@ def test_a_download_that_breaks_off_goes_on(asker: Asker) -> None:
     ("name", "message"),
     [
         ("owner/none", "There is no model `owner/none` on the Hub, or it is private. Check the name; for a private"),
+        (
+            "owner/none.git",
+            "There is no file or folder `owner/none.git`. Check the path; a model of the Hub is written",
+        ),
         ("owner/base@v9", "`owner/base` has no revision `v9` on the Hub. Check it, or leave it out."),
         ("owner/gated", "is gated: whoever downloads it has to agree to its terms first. Do so on https://hugg"),
         ("owner/secret", "There is no model `owner/secret` on the Hub, or it is private."),
@@ -173,6 +177,19 @@ def test_what_the_hub_does_not_give_is_told_in_a_sentence(name: str, message: st
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (asker.folder / "out").exists()
+
+
+def test_a_model_is_inspected_by_its_name_and_a_bad_name_is_told_as_the_hub_tells_it(asker: Asker) -> None:
+    shown = asker.run("inspect", "owner/base")
+    assert "84 parameters in 4 tensors" in shown.stdout, shown.stderr
+
+    for command in (["inspect", "owner/none"], ["extract", "owner/base", "owner/none", "out", "--rank", "1"]):
+        told = asker.run(*command)
+        assert told.returncode == 1
+        assert told.stderr.startswith("There is no model `owner/none` on the Hub, or it is private.")
+    left = asker.run("extract", "owner/base", "owner/expert", "out", "--rank", "1")
+    assert "and its weights are on the Hub. Download it first." in left.stderr
+    assert not [*asker.folder.glob("*out*")]
 
 
 def test_who_has_signed_in_gets_what_they_may_read(asker: Asker) -> None:
