@@ -13,7 +13,7 @@ from merging.errors import MergeError
 from merging.fp8 import lifted
 from merging.header import FLOATS, OTHERS, Entry, read_header, read_json
 from merging.hub.cached import commit_of, kept
-from merging.hub.names import hub_name
+from merging.hub.names import hub_name, told_by_name
 from merging.indices import compared
 from merging.pickles import read_pickle
 from merging.quantised import refuse_quantised
@@ -205,6 +205,7 @@ def _found(path: str | Path) -> Path:
 
 def _unknown(path: Path) -> str:
     """What is said of a path where there is nothing, which may be meant as a name of the Hub."""
+    told_by_name(str(path))
     words = f"There is no file or folder `{path}`"
     if hub_name(path):
         return f"{words}, and no such model was read from the Hub. Check the name."

@@ -180,7 +180,7 @@ def test_what_the_hub_does_not_give_is_told_in_a_sentence(name: str, message: st
 
 
 def test_a_model_is_inspected_by_its_name_and_a_bad_name_is_told_as_the_hub_tells_it(asker: Asker) -> None:
-    shown = asker.run("inspect", "owner/base")
+    shown = asker.run("inspect", "https://huggingface.co/owner/base/tree/main")
     assert "84 parameters in 4 tensors" in shown.stdout, shown.stderr
 
     for command in (["inspect", "owner/none"], ["extract", "owner/base", "owner/none", "out", "--rank", "1"]):

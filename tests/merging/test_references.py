@@ -11,7 +11,7 @@ from huggingface_hub.utils import validate_repo_id
 from merging.checkpoint import open_checkpoint
 from merging.errors import MergeError
 from merging.hub.cached import downloaded
-from merging.hub.names import HubName, hub_name
+from merging.hub.names import HubName, hub_name, told_by_name
 from merging.references import donor, relative, resolved, under
 from tests.conftest import write_model
 
@@ -120,6 +120,54 @@ def test_no_name_is_one_that_the_hubs_client_refuses(told: str) -> None:
 def test_a_name_that_the_hubs_client_takes_is_one(told: str) -> None:
     validate_repo_id(told)
     assert hub_name(f"{told}@v1.git") == HubName(told, "v1.git")
+
+
+@pytest.mark.parametrize(
+    "start", ["https://huggingface.co/", "http://www.huggingface.co/", "huggingface.co/", "hf.co/"]
+)
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [
+        ("some/bard", "some/bard"),
+        ("some/bard/?library=transformers#use", "some/bard"),
+        ("some/bard/tree/main", "some/bard"),
+        ("some/bard/tree/v1", "some/bard@v1"),
+        ("some/bard/tree/refs%2Fpr%2F1", "some/bard@refs/pr/1"),
+        ("some/bard/blob/v1/model.safetensors", "some/bard@v1"),
+    ],
+)
+def test_the_address_of_a_model_is_its_name(start: str, page: str, name: str, shelf: Path) -> None:
+    assert told_by_name(start + page) == name
+    for told in (start + page, {"path": start + page}):
+        assert under(shelf, told) == resolved(shelf, told, None) == Path(name)
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ("https://huggingface.co/datasets/some/text", "is a data set, which cannot be merged."),
+        ("hf.co/spaces/some/page", "is a Space, which cannot be merged."),
+        ("huggingface.co/bard", "is not the address of a model. Write it as `owner/name`"),
+        ("https://huggingface.co/some/bard/tree/main/checkpoint-5", "is not the address of a model."),
+        ("https://huggingface.co/some/bard.git", "is not the address of a model."),
+    ],
+)
+def test_the_address_of_anything_else_there_is_refused(told: str, words: str, shelf: Path) -> None:
+    for reads in (lambda: under(shelf, told), lambda: resolved(shelf, told, None), lambda: open_checkpoint(told)):
+        with pytest.raises(MergeError) as caught:
+            reads()
+        assert str(caught.value).startswith(f"`{told}` {words}")
+
+
+@pytest.mark.parametrize("told", ["https://example.com/some/bard", "www.hf.co/some/bard", "/huggingface.co/some/bard"])
+def test_no_other_address_is_a_name(told: str) -> None:
+    assert told_by_name(told) == told
+
+
+def test_a_folder_that_is_called_like_an_address_goes_first(shelf: Path) -> None:
+    (shelf / "hf.co" / "some" / "bard").mkdir(parents=True)
+
+    assert under(shelf, "hf.co/some/bard") == resolved(shelf, "hf.co/some/bard", None) == shelf / "hf.co/some/bard"
 
 
 @pytest.fixture
