@@ -22,7 +22,7 @@ from merging.checkpoint import open_checkpoint
 from merging.errors import MergeError
 from merging.hub.cached import downloaded
 from merging.hub.fetch import left_of
-from merging.hub.models import fetched, looked_at
+from merging.hub.models import asked, fetched, looked_at
 from merging.hub.names import HubName
 from merging.hub.preview import preview
 from merging.loading import load
@@ -212,6 +212,29 @@ def test_the_hub_is_not_asked_while_that_is_forbidden(asker: Asker) -> None:
 
     assert "`owner/base` is not on this machine, and the Hub is not asked while HF_HUB_OFFLINE is set" in str(found)
     assert not asker.hub.asked
+
+
+def test_what_was_looked_at_is_checked_without_a_connection_and_only_a_merge_of_it_is_refused(asker: Asker) -> None:
+    first = asker.check(recipe_of())
+    asker.offline = True
+
+    assert first["ok"]
+    again = asker.check(recipe_of())
+    assert {**again, "seconds": 0} == {**first, "seconds": 0}
+    for stream in ([], ["--stream"]):
+        told = asker.run("merge", "-", "out", *stream, text=yaml.safe_dump(recipe_of())).stderr
+        for name in ("owner/base", "owner/expert"):
+            assert f"`{name}` is not on this machine, and the Hub is not asked while HF_HUB_OFFLINE is set" in told
+    assert not [*asker.folder.glob("*out*")]
+
+
+def test_what_the_hub_says_against_a_model_counts_more_than_what_was_read_of_it_before(hub: Hub) -> None:
+    looked_at(PAIR)
+    hub.private.add("owner/base")
+
+    assert "There is no model `owner/base` on the Hub" in asked([PAIR.base])["owner/base"]
+    with pytest.raises(MergeError, match="There is no model `owner/base` on the Hub"):
+        looked_at(PAIR)
 
 
 def test_what_does_not_fit_is_told_before_anything_is_downloaded(asker: Asker) -> None:

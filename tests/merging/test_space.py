@@ -178,7 +178,7 @@ def test_a_space_reads_public_models_that_are_not_too_large(asker: Asker, monkey
 
 def test_models_that_do_not_fit_together_are_not_downloaded(in_a_space: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        models, "looked_at", lambda _: dict.fromkeys("ab", Wanted(HubName("a/b"), {"x": 13_000_000_000}))
+        models, "looked_at", lambda _, anew: dict.fromkeys("ab", Wanted(HubName("a/b"), {"x": 13_000_000_000}))
     )
     recipe = Recipe("linear", Path("a/b"), (Path("c/d"),))
 
