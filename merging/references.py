@@ -13,6 +13,7 @@ from merging.hub.names import hub_name, told_by_name
 from merging.params import nearest
 
 DONORS = ("base", "union")  # what `tokenizer_source` may say beside a model's path
+UNREAD = Path("?")  # stands for a path that could not be read, until all that is wrong is said
 KEYS = ["model", "path", "revision", "lora", "override_architecture"]
 
 

@@ -21,9 +21,12 @@ def read_recipe(given: Path) -> Recipe:
     try:
         return load_recipe(f"{sys.stdin.read()}\n" if str(given) == "-" else given)
     except RecipeError as error:
-        problems = [*error.problems]
+        problems, told = [*error.problems], asked(error.models)
         for path in error.models:
-            tried(problems, open_checkpoint, path)
+            if str(path) in told:
+                problems.append(told[str(path)])
+            else:
+                tried(problems, open_checkpoint, path)
         raise RecipeError(problems, error.warnings, error.models) from error
 
 

@@ -179,6 +179,28 @@ def test_what_the_hub_does_not_give_is_told_in_a_sentence(name: str, message: st
     assert not (asker.folder / "out").exists()
 
 
+@pytest.mark.parametrize("format", [{}, {"mergescope": 1}])
+@pytest.mark.parametrize("wrong", [{}, {"density": 4}])
+def test_each_of_several_bad_names_is_told_by_itself(
+    format: dict[str, int], wrong: dict[str, int], asker: Asker
+) -> None:
+    names = ("owner/none", "owner/pickled", "owner/base@v9", "owner/expert")
+    models = [{"model": name, "parameters": {"weight": 1}} for name in names]
+    recipe = {"merge_method": "ties", "base_model": "owner/base@v3", "models": models, "parameters": wrong, **format}
+
+    problems = asker.check(recipe)["problems"]
+
+    words = [
+        *(["`density` must be between 0.01 and 1"] if wrong else []),
+        "`owner/base` has no revision `v3` on the Hub",
+        "There is no model `owner/none` on the Hub",
+        "has its weights as PyTorch files only",
+        "`owner/base` has no revision `v9` on the Hub",
+    ]
+    assert len(problems) == len(words)
+    assert all(told in problem for told, problem in zip(words, problems, strict=True))
+
+
 def test_a_model_is_inspected_by_its_name_and_a_bad_name_is_told_as_the_hub_tells_it(asker: Asker) -> None:
     shown = asker.run("inspect", "https://huggingface.co/owner/base/tree/main")
     assert "84 parameters in 4 tensors" in shown.stdout, shown.stderr
