@@ -13,7 +13,7 @@ from merging.errors import MergeError
 from merging.fp8 import lifted
 from merging.header import FLOATS, OTHERS, Entry, read_header, read_json
 from merging.hub.cached import commit_of, kept
-from merging.hub.names import hub_name
+from merging.hub.names import hub_name, told_by_name
 from merging.indices import compared
 from merging.pickles import read_pickle
 from merging.quantised import refuse_quantised
@@ -198,10 +198,19 @@ def _found(path: str | Path) -> Path:
     if not there:
         if folder := kept(path):
             return folder
-        hub = " If it names a model of the Hub, download that first." if hub_name(path) else ""
-        raise MergeError(f"There is no file or folder `{path}`. Check the path.{hub}")
+        raise MergeError(_unknown(Path(path)))
     path = Path(path)
     return path.parent if path.name.endswith(".index.json") else path  # an index stands for the folder
+
+
+def _unknown(path: Path) -> str:
+    """What is said of a path where there is nothing, which may be meant as a name of the Hub."""
+    told_by_name(str(path))
+    words = f"There is no file or folder `{path}`"
+    if hub_name(path):
+        return f"{words}, and no such model was read from the Hub. Check the name."
+    meant = hub_name(f"owner/{path.name.removesuffix('.git')}") and len(path.parts) <= 2 and path.parts[0][0].isalnum()
+    return f"{words}. Check the path{'; a model of the Hub is written `owner/name`' if meant else ''}."
 
 
 def _owns_config(path: Path) -> bool:

@@ -11,7 +11,7 @@ from merging.errors import MergeError
 from merging.method import ADAPTERS, METHODS
 from merging.notes import Notes
 from merging.params import close, nearest
-from merging.references import DONORS, donor, resolved
+from merging.references import DONORS, UNREAD, donor, resolved
 from merging.rules import covers_all, folded, hidden, leaves, mapped, misshapen
 from merging.slices import one_slice
 
@@ -102,8 +102,9 @@ def translated(content: dict[Any, Any], folder: Path, notes: Notes) -> dict[str,
     listed = [model["model"] for model in known]
     if meaning.base_counts and base and not content.get("slices") and base not in listed:
         known.append({"model": base, "parameters": {}})  # as mergekit does
-    _check(known, base, shared, meaning, notes)
-    if notes.problems and not known:
+    there = [model for model in known if model["model"] != UNREAD]
+    _check(there, base, shared, meaning, notes)
+    if notes.problems and not there:
         raise MergeError("\n".join(dict.fromkeys(notes.problems)))
     return {
         "mergescope": 1,
@@ -143,12 +144,12 @@ class _Dialect:
                 hint = " Write it under `parameters`." if key in below else close(str(key), ["model", "parameters"])
                 self.notes.warnings.append(words + hint)
         path = self.notes.tried(resolved, folder, told.get("model"), base)
-        own = self._kept(told.get("parameters"), list(self.meaning.single), f"Model `{path}`")
+        own = self._kept(told.get("parameters"), list(self.meaning.single), f"Model `{path or told.get('model')}`")
         if path == base and path and not self.meaning.base_counts:
             if own:
                 self.notes.warnings.append(f"The parameters of `{path}` are ignored: it is the base model.")
             return {}
-        return {"model": path, "parameters": own} if path else {}
+        return {"model": path or UNREAD, "parameters": own}
 
     def meant(self, shared: dict[str, Any]) -> dict[str, Any]:
         """The recipe's parameters in our words, with mergekit's defaults where they say nothing."""

@@ -10,14 +10,13 @@ from merging.document import found, parsed
 from merging.errors import MergeError
 from merging.method import ADAPTERS, METHODS
 from merging.notes import Notes, kind
-from merging.references import DONORS, donor, under
+from merging.references import DONORS, UNREAD, donor, under
 from merging.rules import folded, hidden, misshapen
 from merging.writing import FORMAT
 
 KEYS = ["mergescope", "merge_method", "base_model", "models", "parameters", "seed", "dtype", "out_dtype"]
 KEYS += ["tokenizer_source", "tokenizer", "chat_template", "extra_tensors", "result", "rank"]
 DTYPES = ["float32", "float16", "bfloat16"]
-UNREAD = Path("?")  # stands for a path that could not be read, until all that is wrong is said
 
 
 def read(source: str | Path, notes: Notes) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from merging import space
 from merging.errors import MergeError, RecipeError
 from merging.method import ADAPTERS, Method, find_method
 from merging.notes import Notes
-from merging.reading import DTYPES, UNREAD, read
-from merging.references import relative
+from merging.reading import DTYPES, read
+from merging.references import UNREAD, relative
 from merging.rules import as_numbers, leaves
 from merging.settings import Settings, settings_of
 from merging.words import counted

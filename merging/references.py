@@ -9,10 +9,11 @@ from typing import Any
 from merging import space
 from merging.errors import MergeError
 from merging.hub.cached import downloaded, name_of
-from merging.hub.names import hub_name
+from merging.hub.names import hub_name, told_by_name
 from merging.params import nearest
 
 DONORS = ("base", "union")  # what `tokenizer_source` may say beside a model's path
+UNREAD = Path("?")  # stands for a path that could not be read, until all that is wrong is said
 KEYS = ["model", "path", "revision", "lora", "override_architecture"]
 
 
@@ -20,7 +21,7 @@ def under(folder: Path, told: Any) -> Path:
     """The path that a recipe of ours names: a text, or a mapping with `path`."""
     path = _parts(told)[0]
     place = _under(folder, path)
-    if os.path.exists(place.expanduser()) or not hub_name(path):
+    if os.path.exists(place.expanduser()) or not hub_name(path := told_by_name(path)):
         return place
     return _on_the_hub(path) or Path(path)
 
@@ -78,6 +79,7 @@ def _parts(told: Any) -> tuple[str, str]:
         raise MergeError("`override_architecture` is not needed: tensors are matched by name. Leave it out.")
     path, adapter = _parts(told["model"] if "model" in told else told.get("path"))
     if told.get("revision") is not None:
+        path = told_by_name(path)
         if not hub_name(path) or not hub_name(f"{path}@{told['revision']}"):
             words = f"The model {told!r} asks for a revision, and a folder has none"
             raise MergeError(f"{words}. Name that revision's folder, or a model of the Hub: `owner/name`.")
@@ -114,9 +116,9 @@ def _model(folder: Path, path: str) -> Path | None:
 
     MergeError where it asks for the revision of a folder.
     """
-    name = hub_name(path)
     if there := _there(folder, path):
         return there
+    name = hub_name(path := told_by_name(path))
     if name and name.revision and _there(folder, name.repo):
         words = f"`{path}` asks for a revision, and {name.repo} is a folder here, which has none"
         raise MergeError(f"{words}. Name that revision's folder.")

@@ -8,7 +8,7 @@ from typing import Any
 from merging.errors import MergeError
 from merging.header import read_json
 from merging.notes import Notes
-from merging.references import resolved
+from merging.references import UNREAD, resolved
 
 LAYERS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 STACKED = "Layers of models are stacked here, and only models of the same layers can be merged. Use `models`."
@@ -20,19 +20,24 @@ def one_slice(content: dict[Any, Any], folder: Path, notes: Notes) -> tuple[list
         raise MergeError("`modules` merges the parts of a model apart, which is not done here. Use `models`.")
     base = content.get("base_model")
     if not content.get("slices"):
-        return notes.listed(content, "models", "expert"), None, base and notes.tried(resolved, folder, base, None)
+        return notes.listed(content, "models", "expert"), None, base and _base(base, folder, notes)
     if content.get("models"):
         notes.problems.append("The recipe has `models` and `slices`. Leave one of them out.")
     slices = notes.listed(content, "slices", "slice")
     if len(slices) != 1:
         raise MergeError(f"The recipe has {len(slices)} `slices`. {STACKED}" if slices else "\n".join(notes.problems))
     base = slices[0].get("base_model") or base
-    place = base and notes.tried(resolved, folder, base, None)
+    place = base and _base(base, folder, notes)
     sources = notes.listed(slices[0], "sources", "model")
     first = place or next((notes.tried(resolved, folder, told.get("model"), None) for told in sources), None)
     _full([told.get("layer_range") for told in sources], first, notes)
     models = [{key: told[key] for key in told if key != "layer_range"} for told in sources]
     return models, slices[0].get("parameters"), place
+
+
+def _base(told: Any, folder: Path, notes: Notes) -> Path:
+    """The base model that is named, also where that is no path: so it is not missing, too."""
+    return notes.tried(resolved, folder, told, None) or UNREAD
 
 
 def _full(ranges: list[Any], model: Path | None, notes: Notes) -> None:

@@ -13,8 +13,10 @@ import gradio as gr
 
 from merging import space
 from merging.checkpoint import Checkpoint
+from merging.errors import MergeError
 from merging.hub.fetch import left_of
 from merging.hub.models import asked, on_the_hub
+from merging.hub.names import told_by_name
 from merging.sizes import in_words
 from merging.tokens import ADDED, FILE, OLDER
 from merging.words import listed
@@ -110,8 +112,16 @@ def choose(
 
 
 def _tidied(base: str | None, experts: list[str] | None) -> tuple[str, list[str]]:
-    paths = list(dict.fromkeys(str(Path(path.strip())) for path in experts or [] if path.strip()))
-    return str(Path(base.strip())) if base and base.strip() else "", paths
+    paths = list(dict.fromkeys(_path(path.strip()) for path in experts or [] if path.strip()))
+    return _path(base.strip()) if base and base.strip() else "", paths
+
+
+def _path(told: str) -> str:
+    """The path that was typed, or the name of the model whose address on the Hub was pasted."""
+    try:
+        return str(Path(told_by_name(told)))
+    except MergeError:  # which is told where it is opened
+        return told
 
 
 def read_models(

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from merging.cli.given import look_at
 from merging.cli.progress import progress, stoppable
 from merging.header import read_header
 from merging.sizes import in_words
@@ -21,6 +22,7 @@ def run(options: argparse.Namespace) -> int:
     """Collect, with a bar to watch and Ctrl-C to stop it."""
     from merging.collect import collect
 
+    look_at([options.model, *([options.base] if "base" in options else [])])
     given = {key: value for key, value in vars(options).items() if key in PASSED_ON}
     if "only" in options:
         given["kinds"] = (options.only,)

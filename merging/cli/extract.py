@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from merging.cli.given import look_at
 from merging.cli.progress import progress, stoppable
 from merging.cli.words import fates_in_words, gone_on
 from merging.errors import MergeStopped
@@ -17,6 +18,7 @@ def run(options: argparse.Namespace) -> int:
     """Extract, with a bar to watch and Ctrl-C to stop it."""
     from merging.extraction import extract
 
+    look_at([options.base, options.expert])
     given = {key: value for key, value in vars(options).items() if key in PASSED_ON}
     try:
         with stoppable() as stop, progress(options.quiet) as on_step:

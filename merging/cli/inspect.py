@@ -8,12 +8,14 @@ from typing import Any
 
 from merging.adapter import describe, is_adapter
 from merging.checkpoint import Checkpoint, open_checkpoint
+from merging.cli.given import look_at
 from merging.sizes import in_words
 from merging.words import counted, listed
 
 
 def run(options: argparse.Namespace) -> int:
     """Print the model's facts and a line for each tensor, or how experts differ from it; or all of it as JSON."""
+    look_at([options.model, *options.experts])
     if options.experts:
         from merging.cli import compared
 

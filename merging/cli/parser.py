@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from merging.errors import MergeError
+from merging.hub.names import told_by_name
 from merging.sizes import in_bytes
 
 CODES = """\
@@ -120,9 +121,9 @@ def parser() -> argparse.ArgumentParser:
     _merge(_command(commands, "merge", "merge the models of a recipe into a new folder", MERGE))
     _check(_command(commands, "check", "say what a merge will do, and what stands in its way", CHECK))
     inspect = _command(commands, "inspect", "say what is in a model", INSPECT)
-    inspect.add_argument("model", metavar="MODEL", type=Path, help="a model folder, an adapter's, or a lone file")
+    inspect.add_argument("model", metavar="MODEL", type=_model, help="a model folder, an adapter's, or a lone file")
     inspect.add_argument(
-        "experts", metavar="EXPERT", nargs="*", type=Path, default=[], help="models that were fine-tuned from it"
+        "experts", metavar="EXPERT", nargs="*", type=_model, default=[], help="models that were fine-tuned from it"
     )
     _json(inspect)
     _extract(_command(commands, "extract", "write an adapter that holds what a model changed of its base", EXTRACT))
@@ -166,10 +167,10 @@ def _merge(command: argparse.ArgumentParser) -> None:
 
 
 def _collect(command: argparse.ArgumentParser) -> None:
-    command.add_argument("model", metavar="MODEL", type=Path, help="a model folder, an adapter's, or a lone file")
+    command.add_argument("model", metavar="MODEL", type=_model, help="a model folder, an adapter's, or a lone file")
     command.add_argument("text", metavar="TEXT", type=Path, help="a file of text of the kind that the model is for")
     command.add_argument(
-        "--base", metavar="MODEL", type=Path, help="the base of an adapter, or of a file without config"
+        "--base", metavar="MODEL", type=_model, help="the base of an adapter, or of a file without config"
     )
     command.add_argument("--only", choices=("fisher", "inputs"), help="what to collect; both if left out")
     command.add_argument("--tokens", metavar="N", type=_count, help="most tokens to run it over (100000)")
@@ -196,8 +197,8 @@ def _check(command: argparse.ArgumentParser) -> None:
 
 
 def _extract(command: argparse.ArgumentParser) -> None:
-    command.add_argument("base", metavar="BASE", type=Path, help="the model that the other was fine-tuned from")
-    command.add_argument("expert", metavar="EXPERT", type=Path, help="the fine-tuned model")
+    command.add_argument("base", metavar="BASE", type=_model, help="the model that the other was fine-tuned from")
+    command.add_argument("expert", metavar="EXPERT", type=_model, help="the fine-tuned model")
     command.add_argument("out", metavar="OUT", type=Path, help="the folder to write; it must not hold anything")
     command.add_argument("--rank", metavar="R", type=_rank, required=True, help="of the adapter's factors")
     command.add_argument("--modules", metavar="NAME", nargs="+", help="only modules whose names end so (q_proj v_proj)")
@@ -230,6 +231,13 @@ def _json(command: argparse.ArgumentParser) -> None:
 
 def _quiet(command: argparse.ArgumentParser) -> None:
     command.add_argument("--quiet", action="store_true", default=False, help="no progress bar and no report")
+
+
+def _model(text: str) -> Path:
+    try:
+        return Path(told_by_name(text))
+    except MergeError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _size(text: str) -> int:

@@ -10,6 +10,10 @@ from merging.errors import MergeError
 from merging.hub.names import COMMIT, HubName
 
 
+class UnaskedError(MergeError):
+    """The Hub could not be asked, so nothing is known against what it said before."""
+
+
 def sign_in() -> str:
     """What whoever is not signed in has to do."""
     return "sign in at the top of the page" if space.here() else "sign in with `hf auth login`"
@@ -39,20 +43,21 @@ def asking(name: HubName | None = None) -> Iterator[None]:
         private = "This Space reads public ones only" if space.here() else f"for a private one {sign_in()}"
         raise MergeError(f"{words}. Check the name{'. ' if space.here() else '; '}{private}.") from error
     except errors.OfflineModeIsEnabled as error:
-        raise MergeError(
+        raise UnaskedError(
             f"{what} is not on this machine, and the Hub is not asked while HF_HUB_OFFLINE is set. "
             "Unset it, or choose a folder."
         ) from error
     except errors.LocalEntryNotFoundError as error:
-        raise MergeError(f"The Hub could not be reached for {what}. Check the connection and try again.") from error
+        raise UnaskedError(f"The Hub could not be reached for {what}. Check the connection and try again.") from error
     except errors.EntryNotFoundError as error:
         raise MergeError(f"{what} has lost a file on the Hub while it was read. Try again.") from error
     except errors.HfHubHTTPError as error:
         status = error.response.status_code if error.response is not None else 0
-        raise MergeError(f"The Hub answered {status} for {what}. {_advice(status)}") from error
+        kind = MergeError if status in (401, 403) else UnaskedError
+        raise kind(f"The Hub answered {status} for {what}. {_advice(status)}") from error
     except (httpx2.HTTPError, ConnectionError, TimeoutError) as error:
         words = f"The Hub could not be reached for {what} ({type(error).__name__})"
-        raise MergeError(f"{words}. Check the connection and try again.") from error
+        raise UnaskedError(f"{words}. Check the connection and try again.") from error
 
 
 def _advice(status: int) -> str:

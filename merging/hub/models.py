@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from merging.errors import MergeError, RecipeError
+from merging.hub.asking import UnaskedError
 from merging.hub.cached import downloaded, previewed
-from merging.hub.fetch import OnBytes, Wanted, fetch, wanted
+from merging.hub.fetch import OnBytes, Wanted, fetch, left_of, wanted
 from merging.hub.licences import NOT_TOLD, Licence, licence_in
 from merging.hub.names import HubName, hub_name
 from merging.hub.preview import preview
@@ -46,7 +47,7 @@ def _tried(name: HubName) -> str:
     try:
         preview(name)
     except MergeError as error:
-        return "" if previewed(str(name)) else str(error)
+        return "" if isinstance(error, UnaskedError) and previewed(str(name)) else str(error)
     return ""
 
 
@@ -58,17 +59,22 @@ def donors(recipe: Recipe) -> list[HubName]:
     return [] if among else on_the_hub([source])
 
 
-def looked_at(recipe: Recipe) -> dict[Path, Wanted]:
+def looked_at(recipe: Recipe, anew: bool = False) -> dict[Path, Wanted]:
     """What is to be downloaded for a recipe, by the paths of its models; previews stand for these from now on.
 
-    So does one for the model whose tokenizer it takes. RecipeError names each model that the Hub does not give.
+    So does one for the model whose tokenizer it takes. RecipeError names each model that the Hub does not give; where
+    it cannot be asked, a preview of an earlier time will do, unless it must be asked anew, as for its weights.
     """
     found, problems = dict[Path, Wanted](), []
     for name in on_the_hub((recipe.base, *recipe.experts)):
         try:
             found[Path(str(name))] = wanted(name)
         except MergeError as error:
-            problems.append(str(error))
+            known = None if anew or not isinstance(error, UnaskedError) else left_of(str(name))
+            if known:
+                found[Path(str(name))] = known
+            else:
+                problems.append(str(error))
     problems += [words for name in donors(recipe) if (words := _tried(name))]
     if problems:
         raise RecipeError(problems, recipe.warnings)
@@ -77,7 +83,7 @@ def looked_at(recipe: Recipe) -> dict[Path, Wanted]:
 
 def fetched(recipe: Recipe, on_bytes: OnBytes | None = None, stop: threading.Event | None = None) -> Recipe:
     """The recipe with the folders of the models that it names, all of them on this machine."""
-    left = looked_at(recipe)
+    left = looked_at(recipe, anew=True)
     if words := too_many((recipe.base, *recipe.experts), sum(one.bytes for one in left.values())):
         raise MergeError(words)
     folders = fetch([one.name for one in left.values()], on_bytes, stop)
@@ -86,7 +92,7 @@ def fetched(recipe: Recipe, on_bytes: OnBytes | None = None, stop: threading.Eve
 
 def pinned(recipe: Recipe) -> Recipe:
     """The recipe with the previews, each of one commit, of those of its models that only the Hub has."""
-    looked_at(recipe)
+    looked_at(recipe, anew=True)
     return _with(recipe, _previews([*on_the_hub((recipe.base, *recipe.experts)), *donors(recipe)]))
 
 

@@ -320,6 +320,17 @@ def test_inspecting_an_adapter_tells_its_rank(capsys: Out) -> None:
     assert "LoRA, rank" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", [["inspect"], ["inspect", "base"], ["collect"], ["extract"], ["extract", "base"]])
+def test_the_address_of_what_is_no_model_is_a_wrong_command(command: list[str], capsys: Out) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "https://huggingface.co/datasets/some/text"])
+
+    assert caught.value.code == 2
+    assert (
+        "`https://huggingface.co/datasets/some/text` is a data set, which cannot be merged." in capsys.readouterr().err
+    )
+
+
 def test_what_cannot_be_inspected_is_one_sentence(tmp_path: Path, capsys: Out) -> None:
     assert main(["inspect", str(tmp_path / "none")]) == 1
 

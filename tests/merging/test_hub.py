@@ -22,7 +22,7 @@ from merging.checkpoint import open_checkpoint
 from merging.errors import MergeError
 from merging.hub.cached import downloaded
 from merging.hub.fetch import left_of
-from merging.hub.models import fetched, looked_at
+from merging.hub.models import asked, fetched, looked_at
 from merging.hub.names import HubName
 from merging.hub.preview import preview
 from merging.loading import load
@@ -151,6 +151,10 @@ def test_a_download_that_breaks_off_goes_on(asker: Asker) -> None:
     ("name", "message"),
     [
         ("owner/none", "There is no model `owner/none` on the Hub, or it is private. Check the name; for a private"),
+        (
+            "owner/none.git",
+            "There is no file or folder `owner/none.git`. Check the path; a model of the Hub is written",
+        ),
         ("owner/base@v9", "`owner/base` has no revision `v9` on the Hub. Check it, or leave it out."),
         ("owner/gated", "is gated: whoever downloads it has to agree to its terms first. Do so on https://hugg"),
         ("owner/secret", "There is no model `owner/secret` on the Hub, or it is private."),
@@ -175,6 +179,41 @@ def test_what_the_hub_does_not_give_is_told_in_a_sentence(name: str, message: st
     assert not (asker.folder / "out").exists()
 
 
+@pytest.mark.parametrize("format", [{}, {"mergescope": 1}])
+@pytest.mark.parametrize("wrong", [{}, {"density": 4}])
+def test_each_of_several_bad_names_is_told_by_itself(
+    format: dict[str, int], wrong: dict[str, int], asker: Asker
+) -> None:
+    names = ("owner/none", "owner/pickled", "owner/base@v9", "owner/expert")
+    models = [{"model": name, "parameters": {"weight": 1}} for name in names]
+    recipe = {"merge_method": "ties", "base_model": "owner/base@v3", "models": models, "parameters": wrong, **format}
+
+    problems = asker.check(recipe)["problems"]
+
+    words = [
+        *(["`density` must be between 0.01 and 1"] if wrong else []),
+        "`owner/base` has no revision `v3` on the Hub",
+        "There is no model `owner/none` on the Hub",
+        "has its weights as PyTorch files only",
+        "`owner/base` has no revision `v9` on the Hub",
+    ]
+    assert len(problems) == len(words)
+    assert all(told in problem for told, problem in zip(words, problems, strict=True))
+
+
+def test_a_model_is_inspected_by_its_name_and_a_bad_name_is_told_as_the_hub_tells_it(asker: Asker) -> None:
+    shown = asker.run("inspect", "https://huggingface.co/owner/base/tree/main")
+    assert "84 parameters in 4 tensors" in shown.stdout, shown.stderr
+
+    for command in (["inspect", "owner/none"], ["extract", "owner/base", "owner/none", "out", "--rank", "1"]):
+        told = asker.run(*command)
+        assert told.returncode == 1
+        assert told.stderr.startswith("There is no model `owner/none` on the Hub, or it is private.")
+    left = asker.run("extract", "owner/base", "owner/expert", "out", "--rank", "1")
+    assert "and its weights are on the Hub. Download it first." in left.stderr
+    assert not [*asker.folder.glob("*out*")]
+
+
 def test_who_has_signed_in_gets_what_they_may_read(asker: Asker) -> None:
     for closed in ("gated", "secret"):
         write_model(asker.hub.folder / "owner" / closed, random_tensors(1))
@@ -195,6 +234,29 @@ def test_the_hub_is_not_asked_while_that_is_forbidden(asker: Asker) -> None:
 
     assert "`owner/base` is not on this machine, and the Hub is not asked while HF_HUB_OFFLINE is set" in str(found)
     assert not asker.hub.asked
+
+
+def test_what_was_looked_at_is_checked_without_a_connection_and_only_a_merge_of_it_is_refused(asker: Asker) -> None:
+    first = asker.check(recipe_of())
+    asker.offline = True
+
+    assert first["ok"]
+    again = asker.check(recipe_of())
+    assert {**again, "seconds": 0} == {**first, "seconds": 0}
+    for stream in ([], ["--stream"]):
+        told = asker.run("merge", "-", "out", *stream, text=yaml.safe_dump(recipe_of())).stderr
+        for name in ("owner/base", "owner/expert"):
+            assert f"`{name}` is not on this machine, and the Hub is not asked while HF_HUB_OFFLINE is set" in told
+    assert not [*asker.folder.glob("*out*")]
+
+
+def test_what_the_hub_says_against_a_model_counts_more_than_what_was_read_of_it_before(hub: Hub) -> None:
+    looked_at(PAIR)
+    hub.private.add("owner/base")
+
+    assert "There is no model `owner/base` on the Hub" in asked([PAIR.base])["owner/base"]
+    with pytest.raises(MergeError, match="There is no model `owner/base` on the Hub"):
+        looked_at(PAIR)
 
 
 def test_what_does_not_fit_is_told_before_anything_is_downloaded(asker: Asker) -> None:

@@ -449,3 +449,17 @@ def test_parameters_of_single_models_that_a_method_has_none_of_are_told() -> Non
         "Model `a` has a parameter `weight` that mergekit ignores. Its method has none there.",
         "Model `b` has a parameter `weight` that mergekit ignores. Its method has none there.",
     )
+
+
+@pytest.mark.parametrize("method", ["ties", "slerp"])
+def test_models_that_cannot_be_read_are_not_also_missing(method: str) -> None:
+    models = [{"model": name} for name in ("base@v1", "a@v2")]
+
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(told(merge_method=method, base_model="base@v1", models=models, parameters={"weight": 1, "t": 0.5}))
+    with pytest.raises(RecipeError) as mixed:
+        load_recipe(told(base_model="base@v1"))
+
+    assert all("is no path here, and asks for a revision" in problem for problem in caught.value.problems)
+    assert [problem[:9] for problem in caught.value.problems] == ["`base@v1`", "`a@v2` is"]
+    assert [problem[:9] for problem in mixed.value.problems] == ["`base@v1`"]

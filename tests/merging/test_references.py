@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from merging.checkpoint import open_checkpoint
 from merging.errors import MergeError
 from merging.hub.cached import downloaded
+from merging.hub.names import HubName, hub_name, told_by_name
 from merging.references import donor, relative, resolved, under
 from tests.conftest import write_model
 
@@ -80,13 +83,91 @@ def test_a_model_of_the_hub_may_have_a_revision(told: Any, shelf: Path, cache: P
     assert resolved(shelf, told, Path("owner/base@v1")) == cache
 
 
-def test_a_name_of_the_hub_that_is_no_folder_is_told_apart(shelf: Path) -> None:
-    with pytest.raises(MergeError) as caught:
-        open_checkpoint(Path("owner/name"))
+ABSENT = "There is no file or folder"
+NAMED = "Check the path; a model of the Hub is written `owner/name`."
 
-    assert str(caught.value) == (
-        "There is no file or folder `owner/name`. Check the path. If it names a model of the Hub, download that first."
-    )
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ("owner/name", f"{ABSENT} `owner/name`, and no such model was read from the Hub. Check the name."),
+        ("bard", f"{ABSENT} `bard`. {NAMED}"),
+        ("some/bard.git", f"{ABSENT} `some/bard.git`. {NAMED}"),
+        ("../bard", f"{ABSENT} `../bard`. Check the path."),
+        ("/some/bard", f"{ABSENT} `/some/bard`. Check the path."),
+        ("some/models/bard", f"{ABSENT} `some/models/bard`. Check the path."),
+    ],
+)
+def test_what_is_neither_here_nor_known_from_the_hub_is_told_apart(told: str, words: str, shelf: Path) -> None:
+    with pytest.raises(MergeError) as caught:
+        open_checkpoint(Path(told))
+
+    assert str(caught.value) == words
+
+
+@pytest.mark.parametrize(
+    "told", ["some/bard.git", "some/bard-", "some/bard.", "some-/bard", "a--b/c", "a/b..c", "bard", f"a/{'b' * 97}"]
+)
+def test_no_name_is_one_that_the_hubs_client_refuses(told: str) -> None:
+    assert hub_name(told) is None
+    assert hub_name(f"{told}@v1") is None
+    if "/" in told:
+        with pytest.raises(HFValidationError):
+            validate_repo_id(told)
+
+
+@pytest.mark.parametrize("told", ["some/bard.gitx", "some/b.git.b", "s/b_", f"a/{'b' * 96}"])
+def test_a_name_that_the_hubs_client_takes_is_one(told: str) -> None:
+    validate_repo_id(told)
+    assert hub_name(f"{told}@v1.git") == HubName(told, "v1.git")
+
+
+@pytest.mark.parametrize(
+    "start", ["https://huggingface.co/", "http://www.huggingface.co/", "huggingface.co/", "hf.co/"]
+)
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [
+        ("some/bard", "some/bard"),
+        ("some/bard/?library=transformers#use", "some/bard"),
+        ("some/bard/tree/main", "some/bard"),
+        ("some/bard/tree/v1", "some/bard@v1"),
+        ("some/bard/tree/refs%2Fpr%2F1", "some/bard@refs/pr/1"),
+        ("some/bard/blob/v1/model.safetensors", "some/bard@v1"),
+    ],
+)
+def test_the_address_of_a_model_is_its_name(start: str, page: str, name: str, shelf: Path) -> None:
+    assert told_by_name(start + page) == name
+    for told in (start + page, {"path": start + page}):
+        assert under(shelf, told) == resolved(shelf, told, None) == Path(name)
+
+
+@pytest.mark.parametrize(
+    ("told", "words"),
+    [
+        ("https://huggingface.co/datasets/some/text", "is a data set, which cannot be merged."),
+        ("hf.co/spaces/some/page", "is a Space, which cannot be merged."),
+        ("huggingface.co/bard", "is not the address of a model. Write it as `owner/name`"),
+        ("https://huggingface.co/some/bard/tree/main/checkpoint-5", "is not the address of a model."),
+        ("https://huggingface.co/some/bard.git", "is not the address of a model."),
+    ],
+)
+def test_the_address_of_anything_else_there_is_refused(told: str, words: str, shelf: Path) -> None:
+    for reads in (lambda: under(shelf, told), lambda: resolved(shelf, told, None), lambda: open_checkpoint(told)):
+        with pytest.raises(MergeError) as caught:
+            reads()
+        assert str(caught.value).startswith(f"`{told}` {words}")
+
+
+@pytest.mark.parametrize("told", ["https://example.com/some/bard", "www.hf.co/some/bard", "/huggingface.co/some/bard"])
+def test_no_other_address_is_a_name(told: str) -> None:
+    assert told_by_name(told) == told
+
+
+def test_a_folder_that_is_called_like_an_address_goes_first(shelf: Path) -> None:
+    (shelf / "hf.co" / "some" / "bard").mkdir(parents=True)
+
+    assert under(shelf, "hf.co/some/bard") == resolved(shelf, "hf.co/some/bard", None) == shelf / "hf.co/some/bard"
 
 
 @pytest.fixture

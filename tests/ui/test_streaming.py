@@ -21,7 +21,7 @@ from tests.merging.test_vocabulary import write_tokens
 from tests.ui.screens import Screen
 from ui.folders import placed
 from ui.merge_panel import DOWNLOAD, STREAM, run_merge, ways
-from ui.models_panel import Selection
+from ui.models_panel import Selection, choose
 
 
 @pytest.fixture
@@ -38,6 +38,15 @@ def chosen(screen: Screen, method: str) -> None:
     screen["base"], screen["experts"], screen["method"] = "owner/base", ["owner/expert"], method
     screen.fire("base", "change")
     screen.fire("method", "change")
+
+
+def test_the_address_of_a_model_may_be_pasted_and_that_of_a_data_set_is_refused(hub: Hub) -> None:
+    *_, (table, selection) = choose(
+        " https://huggingface.co/owner/base ", ["hf.co/owner/expert/tree/main", "https://hf.co/datasets/owner/text"]
+    )
+
+    assert (selection.base, selection.fitting) == ("owner/base", ("owner/expert",))
+    assert "<code>https://hf.co/datasets/owner/text</code> is a data set, which cannot be merged." in table
 
 
 def test_models_of_the_hub_are_streamed_where_the_method_allows_it(screen: Screen, hub: Hub, tmp_path: Path) -> None:
