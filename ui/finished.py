@@ -33,6 +33,14 @@ def finished(report: Report, base: Path | None) -> str:
     )
 
 
+def kept() -> str:
+    """How long a Space keeps a merge, and what is to be done before it where visitors can sign in."""
+    if not space.signs_in():
+        return "Kept for two hours at most: download it."
+    before = "To publish it, sign in at the top before you merge: the page begins anew with that."
+    return f"Kept for two hours at most. {before}"
+
+
 def called(out: Path) -> str:
     """What a merge's folder is called on the screen: by its name where its place is nobody's business."""
     return out.name if space.here() else str(out)
@@ -46,8 +54,11 @@ def _downloads(out: Path) -> str:
         f"{html.escape(file.relative_to(out).as_posix())}</a> {in_words(size)}</li>"
         for size, file in reversed(files)
     )
-    words = f"Its files, here for {space.KEPT // 3600} hours at most: publish it in step 5, or download them."
-    return f'<p>{words}</p><ul class="files">{links}</ul>'
+    words = f"Its files, here for {space.KEPT // 3600} hours at most: download them"
+    publish = (
+        ", or publish it in step 5 if you are signed in. Signing in only now begins the page anew, without this merge."
+    )
+    return f'<p>{words}{publish if space.signs_in() else "."}</p><ul class="files">{links}</ul>'
 
 
 def _model(out: Path) -> str:

@@ -28,7 +28,7 @@ from merging.sizes import in_words
 from ui.controls import control, first
 from ui.errors import escaped, notice, worded
 from ui.events import PRIVATE
-from ui.finished import finished, ranks_in_words
+from ui.finished import finished, kept, ranks_in_words
 from ui.folders import fresh_folder, unplaceable
 from ui.jobs import Job, stoppable
 from ui.line import MERGING, its_turn
@@ -68,7 +68,7 @@ def merge_panel(selection: gr.State) -> Merge:
     weights, filled = gr.Textbox("{}", visible="hidden", elem_id="expert-weights"), gr.State(None)
     _weight_sliders(form["method"], selection, weights, filled)
     form |= result_panel(form["method"], selection)
-    words = "Kept for two hours at most: download or publish it." if space.here() else "It must not hold anything."
+    words = kept() if space.here() else "It must not hold anything."
     label = "Name of the merge" if space.here() else "Output folder"
     output = gr.Textbox(fresh_folder(), label=label, elem_id="output", info=words)
     far = gr.Radio(FAR, value=DOWNLOAD, label="Models on the Hub", info=" ", visible=False, elem_id="far")

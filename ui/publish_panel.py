@@ -87,7 +87,8 @@ def signed_in(name: str) -> str:
     """As whom a Space's visitor would publish, or what to do before."""
     if name:
         return notice(f"You are signed in as {name}, and publish under that name.", "info")
-    return notice("Sign in at the top to publish. Do so before you merge: the page begins anew with it.", "info")
+    words = "Sign in at the top to publish. Do so before you merge: the page begins anew with it, without these merges."
+    return notice(words, "info")
 
 
 def prepare(

@@ -31,7 +31,7 @@ from tests.conftest import random_tensors, write_model
 from tests.ui.screens import Screen
 from ui import family, gpu, merges
 from ui.build import build
-from ui.finished import finished
+from ui.finished import finished, kept
 from ui.folders import next_folder, placed
 from ui.guard import Guard
 from ui.history_panel import listed
@@ -105,6 +105,21 @@ def test_a_merge_goes_to_a_folder_of_its_visitor_and_is_downloaded(there: Screen
     assert place.parent.name not in seen
     assert "<code>mine</code>" in seen
     assert re.fullmatch(r"\d{4}-\d\d-\d\d-\d{6}-[a-z]{4}", there["output"])  # for the next one
+
+
+@pytest.mark.parametrize("signs", [True, False])
+def test_a_result_promises_to_publish_only_to_those_who_signed_in(
+    in_a_space: Path, monkeypatch: pytest.MonkeyPatch, signs: bool
+) -> None:
+    monkeypatch.setattr(space, "signs_in", lambda: signs)
+    report = Report(in_a_space / "mine", 0, 0.0, {})
+
+    said = finished(report, None)
+
+    assert "download them" in said
+    assert ("step 5 if you are signed in. Signing in only now" in said) is signs
+    assert ("step 5" in said) is signs
+    assert ("sign in at the top before you merge" in kept()) is signs
 
 
 @pytest.mark.parametrize("told", ["../mine", "/tmp/mine", "merges/mine", "~", "a b", ".hidden", "x" * 101, "a\0b"])
@@ -367,6 +382,7 @@ def test_a_space_with_sign_in_says_who_would_publish(in_a_space: Path, monkeypat
     assert isinstance(Screen(demo).named["sign-in"], gr.LoginButton)
     assert "Do so before you merge" in load(None)
     known = {"name": "Some One", "preferred_username": "<some>", "profile": "", "picture": ""}
+    assert "To publish it, sign in at the top before you merge" in Screen(demo).named["output"].info
     assert "You are signed in as &lt;some&gt;" in load(gr.OAuthProfile(known))
 
 

@@ -22,6 +22,7 @@ from tests.ui.screens import Screen
 from ui.folders import placed
 from ui.merge_panel import DOWNLOAD, STREAM, run_merge, ways
 from ui.models_panel import Selection, choose
+from ui.wires.hub import OTHERS
 
 
 @pytest.fixture
@@ -215,3 +216,21 @@ def test_a_model_that_is_here_makes_no_room_for_one_that_is_downloaded_beside_it
     assert screen["hub-words"] == ""
     assert base.is_dir()
     assert not other.exists()
+
+
+def test_what_the_button_offers_is_not_downloaded_when_other_models_are_named_by_then(
+    screen: Screen, hub: Hub, tmp_path: Path
+) -> None:
+    chosen(screen, "from")
+    screen["experts"] = ["owner/other"]  # the table and the button still tell of the expert
+
+    screen.fire("hub-download")
+
+    assert OTHERS in screen["hub-status"]
+    assert (screen.can("hub-download"), screen.sees("hub-stop")) == (True, False)
+    assert not [*(tmp_path / "cache").rglob("*.safetensors")]
+    screen["base"], screen["experts"] = " owner/base/ ", ["owner/expert"]
+    screen.fire("base", "change")
+    assert screen["hub-status"] == ""
+    screen.fire("hub-download")
+    assert [*(tmp_path / "cache").rglob("*.safetensors")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -12,10 +13,12 @@ from merging.hub.search import search
 from ui.errors import UNFORESEEN, notice
 from ui.events import PRIVATE, QUIET, after
 from ui.hub_panel import NOTHING, download, family_of, offered, to_download
-from ui.jobs import announce
+from ui.jobs import announce, dismiss
 from ui.models_panel import Selection
 from ui.page import Page
 from ui.wires.ends import stopper
+
+OTHERS = "Other models were named meanwhile. Wait until the table shows them, then download these."
 
 
 def wire(page: Page) -> None:
@@ -32,12 +35,17 @@ def wire(page: Page) -> None:
     buttons = [hub.download, hub.stop]
     after(
         models.selection.change,
-        lambda chosen: to_download((chosen.base, *chosen.fitting), chosen.far, chosen.far_bytes),
+        lambda chosen: (*to_download((chosen.base, *chosen.fitting), chosen.far, chosen.far_bytes), ""),
         models.selection,
-        [hub.left, *buttons],
+        [hub.left, *buttons, hub.status],
     )
     ran = hub.download.click(on_start, None, [*buttons, hub.status], queue=False, **pressed).then(
-        on_download, models.selection, [hub.status, hub.fetched], concurrency_limit=2, concurrency_id="hub", **pressed
+        on_download,
+        [models.selection, models.base, models.experts],
+        [hub.status, hub.fetched],
+        concurrency_limit=2,
+        concurrency_id="hub",
+        **pressed,
     )
     ran.success(on_end, None, buttons, queue=False, **PRIVATE)
     ran.failure(lambda: (*on_end(), notice(UNFORESEEN)), None, [*buttons, hub.status], queue=False, **PRIVATE)
@@ -79,8 +87,16 @@ def on_start(request: gr.Request) -> tuple[Any, Any, str]:
     return gr.Button(interactive=False), gr.Button(visible=True), notice("Waiting for its turn.", "info")
 
 
-def on_download(request: gr.Request, chosen: Selection) -> Iterator[tuple[str, Any]]:
-    for shown, fetched in download((chosen.base, *chosen.fitting), chosen.far, request.session_hash or ""):
+def on_download(
+    request: gr.Request, chosen: Selection, base: str | None, experts: list[str] | None
+) -> Iterator[tuple[str, Any]]:
+    """Download what the button offers, unless other models are named by now: the table follows the fields later."""
+    visitor = request.session_hash or ""
+    if not set(chosen.far) <= {str(Path(name.strip())) for name in (base or "", *(experts or []))}:
+        dismiss(visitor, "download")
+        yield notice(OTHERS, "info"), gr.skip()
+        return
+    for shown, fetched in download((chosen.base, *chosen.fitting), chosen.far, visitor):
         yield shown, fetched or gr.skip()
 
 
