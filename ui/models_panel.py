@@ -97,7 +97,7 @@ def choose(
 
     `offered` are paths by names of their folders, which a visitor may type, too.
     """
-    base, paths = _tidied(base, experts)
+    base, paths = tidied(base, experts)
     base, *paths = (offered.get(path, path) if not os.path.exists(path) else path for path in (base, *paths))
     if space.here() and len(paths) > space.EXPERTS:
         yield (
@@ -111,7 +111,8 @@ def choose(
     yield read_models(base, paths, asked([base, *paths]) if far else {})
 
 
-def _tidied(base: str | None, experts: list[str] | None) -> tuple[str, list[str]]:
+def tidied(base: str | None, experts: list[str] | None) -> tuple[str, list[str]]:
+    """The models that are named in the fields, each once; those of the Hub by their names."""
     paths = list(dict.fromkeys(_path(path.strip()) for path in experts or [] if path.strip()))
     return _path(base.strip()) if base and base.strip() else "", paths
 
@@ -131,7 +132,7 @@ def read_models(
 
     `problems` are what the Hub says against some, by path.
     """
-    base, paths = _tidied(base, experts)
+    base, paths = tidied(base, experts)
     if not base:
         return notice("No base model is chosen. Choose one to see what the experts changed.", "info"), Selection()
     found = judged(base, paths, problems)

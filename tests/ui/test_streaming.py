@@ -229,7 +229,7 @@ def test_what_the_button_offers_is_not_downloaded_when_other_models_are_named_by
     assert OTHERS in screen["hub-status"]
     assert (screen.can("hub-download"), screen.sees("hub-stop")) == (True, False)
     assert not [*(tmp_path / "cache").rglob("*.safetensors")]
-    screen["base"], screen["experts"] = " owner/base/ ", ["owner/expert"]
+    screen["base"], screen["experts"] = " https://huggingface.co/owner/base/ ", ["owner/expert"]
     screen.fire("base", "change")
     assert screen["hub-status"] == ""
     screen.fire("hub-download")

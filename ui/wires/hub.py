@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,7 +13,7 @@ from ui.errors import UNFORESEEN, notice
 from ui.events import PRIVATE, QUIET, after
 from ui.hub_panel import NOTHING, download, family_of, offered, to_download
 from ui.jobs import announce, dismiss
-from ui.models_panel import Selection
+from ui.models_panel import Selection, tidied
 from ui.page import Page
 from ui.wires.ends import stopper
 
@@ -91,8 +90,8 @@ def on_download(
     request: gr.Request, chosen: Selection, base: str | None, experts: list[str] | None
 ) -> Iterator[tuple[str, Any]]:
     """Download what the button offers, unless other models are named by now: the table follows the fields later."""
-    visitor = request.session_hash or ""
-    if not set(chosen.far) <= {str(Path(name.strip())) for name in (base or "", *(experts or []))}:
+    visitor, (ground, others) = request.session_hash or "", tidied(base, experts)
+    if not {*chosen.far} <= {ground, *others}:
         dismiss(visitor, "download")
         yield notice(OTHERS, "info"), gr.skip()
         return
