@@ -31,7 +31,6 @@ SHARE, SMALL = 4, 1 << 20
 DOWNLOAD = "Download the models instead."
 UNHASHED = f"Inputs that are streamed are read in parts, so that they have no SHA-256 to note. {DOWNLOAD}"
 WHOLLY = f"Adapters that become one adapter are read again and again, so they cannot be streamed. {DOWNLOAD}"
-TIMES = {1: "", 2: " twice"}
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,15 @@ class Fetching:
     @property
     def words(self) -> str:
         """What is fetched, without a full stop."""
-        all_of_it = f" ({in_words(self.bytes)} in all)" if self.times > 1 else ""
-        return f"{in_words(self.once)} from the Hub{TIMES.get(self.times, f' {self.times} times')}{all_of_it}"
+        if self.times == 1:
+            return f"{in_words(self.once)} from the Hub"
+        return f"{in_words(self.once)} from the Hub {self.often} ({in_words(self.bytes)} in all)"
+
+    @property
+    def often(self) -> str:
+        """That it is read so often, or, where this holds for a part of it only, up to so often."""
+        some = "up to " if self.bytes < self.once * self.times else ""
+        return f"{some}{'twice' if self.times == 2 else f'{self.times} times'}"
 
 
 def fetching(work: Plan, settings: Settings | None) -> Fetching | None:
@@ -92,7 +98,7 @@ def _hurdle(work: Plan, settings: Settings | None, found: Fetching, far: Collect
             why = "is an adapter" if model.adapter else "has tensors that are worked out from others"
             return f"{model.name} {why}, for which bytes would be fetched again and again. {DOWNLOAD}"
     if settings and found.times > OFTEN:
-        words = f"{settings.method.title} reads the weights {found.times} times, so it would fetch {found.words}"
+        words = f"{settings.method.title} reads the weights {found.often}, so it would fetch {found.words}"
         return f"{words}. {DOWNLOAD}"
     return ""
 

@@ -22,11 +22,12 @@ from merging.hub.asking import asking
 from merging.hub.cached import WEIGHTS as WEIGHTS
 from merging.hub.cached import files_of as files_of
 from merging.hub.cached import home_of, ref_of
-from merging.hub.names import HubName
+from merging.hub.names import HubName, hub_name
 from merging.hub.remote import Remote, look, some_bytes
 from merging.hub.room import room_for, touched, trim_previews
 from merging.sizes import in_words
 from merging.sources import ADAPTER, source_of
+from merging.words import listed
 
 SMALL = ("config.json", "generation_config.json", "adapter_config.json", "*.index.json", *OF_TOKENIZER, *OF_BASE)
 LIMIT = 128 << 20  # bytes of all small files
@@ -67,7 +68,7 @@ def _make(remote: Remote, folder: Path) -> None:
     small = [file for file in remote.files if _is_small(file)]
     beside = sum(remote.files[file] for file in small)
     if beside > LIMIT:
-        raise MergeError(f"The files beside the weights of `{remote.name}` are too large. Choose another model.")
+        raise MergeError(f"The files beside the weights of `{remote.name.repo}` are too large. Choose another model.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as work:
         made = Path(work) / "made"
@@ -76,7 +77,7 @@ def _make(remote: Remote, folder: Path) -> None:
             _copied(pool, remote, [file for file in small if _decides(file)], made)
             for file in weights:
                 (made / file).touch()
-            chosen = [file.name for file in source_of(made).files]
+            chosen = _chosen(remote, made)
             if words := space.too_large(remote.name.repo, sum(remote.files[file] for file in chosen)):
                 raise MergeError(words)
             _copied(pool, remote, [file for file in small if not _decides(file)], made)
@@ -87,6 +88,14 @@ def _make(remote: Remote, folder: Path) -> None:
         except OSError:  # somebody else was quicker
             if not folder.is_dir():
                 raise
+
+
+def _chosen(remote: Remote, made: Path) -> list[str]:
+    """The files of weights that hold the model."""
+    try:
+        return [file.name for file in source_of(made).files]
+    except MergeError as error:  # names a folder that nobody knows
+        raise MergeError(str(error).replace(str(made), f"`{remote.name.repo}`")) from error
 
 
 def _is_small(file: str) -> bool:
@@ -130,7 +139,7 @@ def _start(remote: Remote, file: str, to: Path) -> int:
     start = some_bytes(remote.name, file, 0, FIRST)
     length = 8 + int.from_bytes(start[:8], "little")
     if length > min(HEADER_LIMIT, remote.files[file]):
-        raise MergeError(f"{file} of `{remote.name}` is no safetensors file. Choose another model.")
+        raise MergeError(f"{file} of `{remote.name.repo}` is no safetensors file. Choose another model.")
     to.write_bytes(start[:length])
     return length
 
@@ -143,10 +152,13 @@ def _rest(remote: Remote, file: str, length: int, to: Path) -> None:
 
 def _without(remote: Remote) -> str:
     """Why a model without safetensors cannot be used."""
+    name, told = remote.name.repo, remote.card.get("base_model")
     endings = {file.rpartition(".")[2] for file in remote.files}
     if "gguf" in endings:
-        return f"`{remote.name}` holds GGUF files, which cannot be merged. Name the model they were made from."
+        made_from = [str(one) for one in (told if isinstance(told, list) else [told]) if hub_name(str(one))]
+        words = f"`{name}` holds GGUF files, which cannot be merged. Name the model they were made from"
+        return f"{words}, by its card {listed([f'`{one}`' for one in made_from])}." if made_from else f"{words}."
     if endings & {"bin", "pt", "pth"}:
-        words = f"`{remote.name}` has its weights as PyTorch files only, which are not fetched from the Hub"
+        words = f"`{name}` has its weights as PyTorch files only, which are not fetched from the Hub"
         return f"{words}. Choose a model with safetensors, or convert it first."
-    return f"`{remote.name}` has no weights in safetensors. Choose another model."
+    return f"`{name}` has no weights in safetensors. Choose another model."

@@ -54,5 +54,7 @@ def some_bytes(name: HubName, file: str, start: int, stop: int) -> bytes:
         )
         hf_raise_for_status(answer)
     if answer.status_code != 206 and len(answer.content) > stop - start:
-        raise MergeError(f"The Hub does not send parts of {file} of `{name}`. Download the model, and name its folder.")
+        raise MergeError(
+            f"The Hub does not send parts of {file} of `{name.repo}`. Download the model, and name its folder."
+        )
     return bytes(answer.content)

@@ -52,3 +52,34 @@ def test_headers_that_are_too_large_together_are_not_read(
 
     assert ranges(hub) == asked
     assert not list((tmp_path / "known" / "previews").glob("*/*"))
+
+
+GGUF = "`owner/model` holds GGUF files, which cannot be merged. Name the model they were made from"
+TORCH = "`owner/model` has its weights as PyTorch files only, which are not fetched from the Hub. Choose a model with"
+
+
+@pytest.mark.parametrize(
+    ("file", "made_from", "words"),
+    [
+        ("a.gguf", None, f"{GGUF}."),
+        ("a.gguf", "owner/base", f"{GGUF}, by its card `owner/base`."),
+        ("a.gguf", ["owner/base"], f"{GGUF}, by its card `owner/base`."),
+        ("a.gguf", "a model of mine", f"{GGUF}."),
+        ("pytorch_model.bin", "owner/base", f"{TORCH} safetensors, or convert it first."),
+        ("a.txt", None, "`owner/model` has no weights in safetensors. Choose another model."),
+        ("a.safetensors b.safetensors", None, "`owner/model` has several models (a.safetensors, b.safetensors)."),
+    ],
+)
+def test_a_model_that_cannot_be_merged_is_told_by_its_name_alone(
+    hub: Hub, file: str, made_from: object, words: str
+) -> None:
+    for there in (hub.folder / "owner" / "model").iterdir():
+        there.unlink()
+    for name in file.split():
+        (hub.folder / "owner" / "model" / name).write_bytes(b"x" * 500)
+    hub.cards["owner/model"] = {"base_model": made_from} if made_from else {}
+
+    with pytest.raises(MergeError) as caught:
+        preview.preview(NAME)
+
+    assert str(caught.value).startswith(words)
