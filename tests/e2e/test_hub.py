@@ -155,7 +155,9 @@ def test_models_are_found_by_words_and_chosen(visit: Page) -> None:
 
 def test_a_merge_is_published_with_its_card(visit: Page, hub: Hub, place: Path) -> None:
     choose_models(visit, "some/base", [Path("some/bard"), Path("some/python")])
-    expect(visit.locator("#models-table")).to_contain_text(re.compile("(?s)some/bard.*Llama.*some/python.*Llama"))
+    expect(visit.locator("#models-table")).to_contain_text(
+        re.compile("some/bard.*Llama.*some/python.*Llama", re.DOTALL)
+    )
     visit.locator("#output textarea, #output input").first.fill("published")
     visit.locator("#run").click()
     expect(visit.locator("#history")).to_contain_text("published", timeout=90_000)
