@@ -35,8 +35,8 @@ python3 -m venv .venv && .venv/bin/pip install -r requirements.txt
 .venv/bin/python app.py
 ```
 
-There it takes models from your disk, and of the Hub whatever you may read. Merges made here are kept for %d hours at most:
-download them, or sign in and publish them under your own name.
+There it takes models from your disk, and of the Hub whatever you may read. Merges made here are kept for %d hours at
+most: download them, or sign in before you merge, and publish them under your own name.
 """
 
 

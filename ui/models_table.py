@@ -36,8 +36,12 @@ def table(rows: list[Row], notes: list[str]) -> str:
 
 def _row(row: Row) -> str:
     tone = ' class="misfit"' if row.problem else ""
-    cells = [row.role, _named(row), *(_facts(row.model) if row.model else ["–"] * 5)]
-    return f"<tr{tone}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    if not row.model:
+        return f'<tr{tone}><td>{row.role}</td><td colspan="6">{_named(row)}</td></tr>'
+    facts = "".join(
+        f'<td data-head="{head}">{fact}</td>' for head, fact in zip(HEADS[2:], _facts(row.model), strict=True)
+    )
+    return f"<tr{tone}><td>{row.role}</td><td>{_named(row)}</td>{facts}</tr>"
 
 
 def _named(row: Row) -> str:

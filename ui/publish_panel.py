@@ -6,7 +6,7 @@ import base64
 import html
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Prepared:
     folder: Path
     name: str
     picture: bytes | None
+    published: bool = False
 
 
 def publish_panel() -> Publishing:
@@ -120,31 +121,36 @@ def prepare(
 
 def run_publish(
     prepared: Prepared | None, name: str, card: str, private: bool, visitor: str, token: str | None = None
-) -> Iterator[str]:
-    """How far it is, and at last where the model is."""
+) -> Iterator[tuple[str, Prepared | None]]:
+    """How far it is, and at last where the model is, with what is published by then."""
     if not prepared:
-        yield notice("Write its card first.")
+        yield notice("Write its card first."), None
         return
     if prepared.name != name.strip():
-        yield notice(
-            f"The card was written for `{prepared.name}`. Write it anew for another name, or put that one back."
+        yield (
+            notice(
+                f"The card was written for `{prepared.name}`. Write it anew for another name, or put that one back."
+            ),
+            None,
         )
         return
-    yield bar(0, "Asking the Hub", "")
+    yield bar(0, "Asking the Hub", ""), None
     with stoppable(visitor, "publish") as stop:
         upload = Upload(prepared.folder, prepared.name, card, prepared.picture, private, token)
         job, pace = Job(_work(upload, stop.is_set)), Pace(time.monotonic())
         for done, total in job:
-            yield pace.told(done, total)
+            yield pace.told(done, total), None
         try:
             address = html.escape(job.result(), quote=True)
         except MergeStopped as stopped:
-            yield notice(str(stopped), "info")
+            yield notice(str(stopped), "info"), None
         except (MergeError, OSError) as error:
-            yield notice(worded(error))
+            yield notice(worded(error)), None
         else:
             link = f'<a href="{address}" target="_blank" rel="noopener">{html.escape(prepared.name)}</a>'
-            yield f'<p class="notice good" role="status">It is on the Hub: {link}.</p>'
+            whose = "private" if private else "open for everyone"
+            words = f'<p class="notice good" role="status">It is on the Hub, {whose}: {link}.</p>'
+            yield words, replace(prepared, published=True)
 
 
 def _work(upload: Upload, stopped: Callable[[], bool]) -> Callable[[Callable[[Any], None]], str]:

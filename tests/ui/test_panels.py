@@ -57,7 +57,18 @@ def test_the_table_says_what_each_model_is(family: Family) -> None:
     assert selection.fitting == tuple(map(str, experts))
     parameters = sum(tensor.numel() for tensor in random_tensors(0).values())
     for word in ("LlamaForCausalLM", "bfloat16", str(parameters), f"{2 * parameters} bytes"):
-        assert f"<td>{word}</td>" in table
+        assert f">{word}</td>" in table
+    assert '<td data-head="Dtype">bfloat16</td>' in table  # on a narrow page, where there are no heads above
+
+
+def test_what_is_wrong_with_a_model_that_could_not_be_opened_has_the_whole_row(family: Family) -> None:
+    base, _ = family()
+
+    table, _ = read_models(str(base), ["/nowhere/at all"])
+
+    row = table[table.index('<tr class="misfit">') :]
+    assert '<td colspan="6"><b>at all</b><span class="problem">' in row
+    assert "–" not in row
 
 
 def test_models_of_one_name_are_told_apart(family: Family, tmp_path: Path) -> None:

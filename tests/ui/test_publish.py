@@ -17,6 +17,10 @@ from tests.ui.screens import Screen
 from ui.errors import UNFORESEEN
 from ui.jobs import announce, stop
 from ui.publish_panel import Prepared, prepare, run_publish
+from ui.visit import Visit
+
+# The client hands a file to another library as that likes it no more.
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 
 WAITING = "Waiting for its turn."
 NAME = "someone/merged"
@@ -56,11 +60,11 @@ def test_while_a_merge_is_published_no_card_can_be_written(
 ) -> None:
     seen: list[Any] = []
 
-    def published(*_: Any) -> Iterator[str]:
+    def published(*_: Any) -> Iterator[tuple[str, Prepared | None]]:
         seen.append((screen["publish-said"], buttons(screen)))
         if fails:
             raise gr.Error("It broke")
-        yield "It is on the Hub."
+        yield "Stopped.", None
 
     monkeypatch.setattr("ui.wires.publish.prepare", lambda *_: iter([("", NAME, "# merged", PREPARED)]))
     monkeypatch.setattr("ui.wires.publish.run_publish", published)
@@ -76,7 +80,7 @@ def test_while_a_merge_is_published_no_card_can_be_written(
     assert WAITING in said
     assert before == {"prepare": False, "run": False, "stop": True}
     assert buttons(screen) == {"prepare": True, "run": True, "stop": False}
-    assert (UNFORESEEN if fails else "It is on the Hub.") in screen["publish-said"]
+    assert (UNFORESEEN if fails else "Stopped.") in screen["publish-said"]
 
 
 def test_where_no_card_could_be_written_nothing_can_be_published(screen: Screen) -> None:
@@ -94,16 +98,38 @@ def test_a_card_goes_under_the_name_that_it_was_written_for_or_not_at_all(hub: H
     assert card
     hub.asked.clear()
 
-    [said] = run_publish(prepared, "someone/other", card, True, "someone", TOKEN)
+    [(said, _)] = run_publish(prepared, "someone/other", card, True, "someone", TOKEN)
 
     assert "The card was written for <code>someone/merged</code>. Write it anew for another name" in said
     assert not hub.asked
     announce("someone", "publish")
     stop("someone", "publish")
-    *_, said = run_publish(prepared, name, card, True, "someone", TOKEN)
+    *_, (said, done) = run_publish(prepared, name, card, True, "someone", TOKEN)
+    assert not done
     assert "Stopped. Nothing is published." in said
     assert hub.asked
     assert not (hub.folder / NAME).exists()
+
+
+@pytest.mark.parametrize(("private", "words"), [(True, "private"), (False, "open for everyone")])
+def test_a_merge_that_is_published_says_for_whom_and_its_name_is_not_offered_again(
+    screen: Screen, hub: Hub, tmp_path: Path, private: bool, words: str
+) -> None:
+    base, expert = (write_model(tmp_path / name, random_tensors(n)) for n, name in enumerate(("base", "expert")))
+    recipe = Recipe("linear", base, (expert,))
+    screen.put(Visit().merged(recipe, merge(recipe, tmp_path / "out")))
+    screen["history-one"], screen["publish-name"], screen["publish-private"] = 1, NAME, private
+    screen.fire("publish-prepare")
+
+    screen.fire("publish-run")
+
+    assert f"It is on the Hub, {words}: <a" in screen["publish-said"]
+    assert (screen["publish-name"], screen.can("publish-run")) == (NAME, False)
+    screen.fire("history-one", "change")
+    assert screen["publish-name"] == ""
+    screen["publish-name"] = "someone/mine"
+    screen.fire("history-one", "change")
+    assert screen["publish-name"] == "someone/mine"
 
 
 def test_a_download_that_waits_says_so(screen: Screen, monkeypatch: pytest.MonkeyPatch) -> None:

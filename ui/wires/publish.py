@@ -38,7 +38,7 @@ def wire(page: Page) -> None:
         return off, off, gr.Button(interactive=True), notice("Waiting for its turn.", "info")
 
     def on_end(prepared: Prepared | None) -> tuple[Any, ...]:
-        return gr.Button(interactive=True), gr.Button(interactive=bool(prepared)), gr.Button(interactive=False)
+        return gr.Button(interactive=True), gr.Button(interactive=_ready(prepared)), gr.Button(interactive=False)
 
     def on_failure(prepared: Prepared | None) -> tuple[Any, ...]:
         return *on_end(prepared), notice(UNFORESEEN)
@@ -57,13 +57,16 @@ def wire(page: Page) -> None:
         name: str,
         card: str,
         private: bool,
-    ) -> Iterator[str]:
+    ) -> Iterator[tuple[str, Any]]:
         visitor = request.session_hash or ""
-        yield from run_publish(prepared, name, card, private, visitor, token.token if token else None)
+        for said, published in run_publish(prepared, name, card, private, visitor, token.token if token else None):
+            yield said, published or gr.skip()
 
-    def on_other() -> tuple[Any, ...]:
-        """Another merge is chosen, which has no card yet."""
-        return "", gr.Textbox("", visible=False), None, "", gr.Button(interactive=False)
+    def on_other(prepared: Prepared | None, name: str) -> tuple[Any, ...]:
+        """Another merge is chosen, which has no card yet, and not the name of one that is published."""
+        taken = prepared and prepared.published and prepared.name == name.strip()
+        fresh = "" if taken else gr.skip()
+        return "", fresh, gr.Textbox("", visible=False), None, "", gr.Button(interactive=False)
 
     pressed: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}
     if space.signs_in():
@@ -75,11 +78,15 @@ def wire(page: Page) -> None:
     )
     given = [parts.prepared, parts.name, parts.card, parts.private]
     ran = parts.run.click(on_click, None, [*buttons, parts.said], queue=False, **pressed).then(
-        on_run, given, parts.said, concurrency_limit=1, **pressed
+        on_run, given, [parts.said, parts.prepared], concurrency_limit=1, **pressed
     )
     for work in (ready, ran):
         work.success(on_end, parts.prepared, buttons, queue=False, **PRIVATE)
         work.failure(on_failure, parts.prepared, [*buttons, parts.said], queue=False, **PRIVATE)
     parts.stop.click(stopper("publish"), None, None, queue=False, **PRIVATE)
-    other = [parts.said, parts.card, parts.prepared, parts.shown, parts.run]
-    past.one.change(on_other, None, other, **QUIET)
+    past.one.change(on_other, [parts.prepared, parts.name], [*card, parts.run], **QUIET)
+
+
+def _ready(prepared: Prepared | None) -> bool:
+    """Whether there is a card that has not gone to the Hub."""
+    return bool(prepared and not prepared.published)
