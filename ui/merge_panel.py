@@ -30,7 +30,7 @@ from ui.errors import escaped, notice, worded
 from ui.events import PRIVATE
 from ui.finished import finished, kept, ranks_in_words
 from ui.folders import fresh_folder, unplaceable
-from ui.jobs import Job, stoppable
+from ui.jobs import Job, dismiss, stoppable
 from ui.line import MERGING, its_turn
 from ui.merges import check_size, make_room, reading
 from ui.method_panel import method_panel
@@ -204,14 +204,10 @@ def run_merge(
     recipe: Recipe | None, output: str, visitor: str, far: str = DOWNLOAD
 ) -> Iterator[tuple[str, Report | None]]:
     """Merge, telling how far it is: pairs of what to show, and the report of the merge when it is there."""
-    if not output.strip():
-        yield notice(NAMELESS), None
-        return
-    if words := unplaceable(output):
-        yield notice(words), None
-        return
-    if recipe is None:
-        yield notice("There is no base model to merge into. Choose one in step 1."), None
+    wrong = unplaceable(output) if output.strip() else NAMELESS
+    if wrong or recipe is None:
+        dismiss(visitor, "merge")
+        yield notice(wrong or "There is no base model to merge into. Choose one in step 1."), None
         return
     try:
         report = yield from _running(recipe, output.strip(), visitor, far)

@@ -16,7 +16,7 @@ from merging.recipe import Recipe
 from merging.report import Report
 from tests.conftest import Family
 from ui import line
-from ui.jobs import announce, at_work, stop
+from ui.jobs import announce, at_work, running, stop
 from ui.line import Line, its_turn
 from ui.merge_panel import run_merge
 
@@ -117,3 +117,14 @@ def test_a_merge_that_is_left_holds_nobody_up_and_ends_before_the_next_begins(
         job.join()
     assert merging.visits == []
     assert ("me", "merge") not in at_work()
+
+
+def test_a_merge_that_cannot_begin_is_not_taken_for_one_that_runs() -> None:
+    for recipe, output in ((None, "out"), (Recipe("linear", None, ()), " "), (None, "a/\0b")):
+        announce("you", "merge")
+
+        [(told, report)] = run_merge(recipe, output, "you")
+
+        assert "notice error" in told
+        assert report is None
+        assert not running("you", "merge")
