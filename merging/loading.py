@@ -59,6 +59,7 @@ def load(checkpoint: Checkpoint, base: Checkpoint, size: int) -> Loaded:
     with told_of(checkpoint.name):
         _modest(own.config, len(checkpoint.entries))
         config = _plain(AutoConfig.from_pretrained(own.folder, local_files_only=True, trust_remote_code=False))
+        _filled(config, checkpoint.parameters)
         if checkpoint.config and not checkpoint.adapter and _usual(checkpoint):
             found: Any = AutoModelForCausalLM.from_pretrained(
                 checkpoint.folder,
@@ -90,6 +91,7 @@ def load_unwritten(merge: Unwritten, size: int) -> Loaded:
     with told_of(merge.name):
         _modest(merge.config, len(merge.tensors))
         config = _plain(CONFIG_MAPPING[kind].from_dict(merge.config))
+        _filled(config, merge.parameters)
         model = _of_tensors(config, dict(merge.tensors), dtype)
         if merge.generation is not None:
             model.generation_config = GenerationConfig.from_dict(merge.generation)
@@ -109,6 +111,19 @@ def _modest(config: Any, tensors: int, inside: str = "") -> None:
             words = f"`{inside}{key}` is {value:,} in its config.json, and it holds {tensors:,} tensors"
             raise MergeError(f"{words}. Put the config.json there that belongs to them.")
         _modest(value, tensors, f"{inside}{key}.")
+
+
+def _filled(config: Any, parameters: int) -> None:
+    """ValueError where a model of that config is far larger than so many parameters, as where a config says little.
+
+    It is built without memory. Where a head is tied to its embedding, that may count twice.
+    """
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    if (asked := sum(one.numel() for one in model.parameters())) > 2 * parameters:
+        raise ValueError(f"its config asks for {asked:,} parameters, and it holds {parameters:,}.")
 
 
 def _plain(config: Any) -> Any:

@@ -16,9 +16,9 @@ from typing import Any
 from merging.crew import listening
 from merging.errors import MergeError, MergeStopped
 from merging.hub.asking import asking
-from merging.hub.cached import downloaded, previewed
+from merging.hub.cached import WEIGHTS, downloaded, files_of, previewed
 from merging.hub.names import HubName, hub_name
-from merging.hub.preview import WEIGHTS, commit_at, files_of, preview
+from merging.hub.preview import commit_at, preview
 from merging.hub.room import room_for
 from merging.hub.weights import Blob, OnHere, blobs_of, download
 from merging.sizes import in_words

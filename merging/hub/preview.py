@@ -19,9 +19,7 @@ from merging.companions import OF_BASE, OF_TOKENIZER, SUFFIXES, TEMPLATES
 from merging.errors import MergeError
 from merging.header import HEADER_LIMIT
 from merging.hub.asking import asking
-from merging.hub.cached import WEIGHTS as WEIGHTS
-from merging.hub.cached import files_of as files_of
-from merging.hub.cached import home_of, ref_of
+from merging.hub.cached import WEIGHTS, home_of, ref_of
 from merging.hub.names import HubName, hub_name
 from merging.hub.remote import Remote, look, some_bytes
 from merging.hub.room import room_for, touched, trim_previews

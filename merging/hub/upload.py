@@ -56,7 +56,7 @@ def free(name: str, token: str | None = None, private: bool | None = None) -> Hu
     from huggingface_hub.errors import RepositoryNotFoundError
 
     found = hub_name(name.strip())
-    if not found or found.revision or not _taken_by_the_hub(found.repo):
+    if not found or found.revision:
         raise MergeError(f"`{name.strip()}` is no name for a model. Write it as `owner/name`.")
     try:
         with asking(found):
@@ -67,17 +67,6 @@ def free(name: str, token: str | None = None, private: bool | None = None) -> Hu
         raise
     _refuse(found, info, private)
     return found  # empty: made by a try that failed
-
-
-def _taken_by_the_hub(name: str) -> bool:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return True
 
 
 def _refuse(name: HubName, info: ModelInfo, private: bool | None) -> None:

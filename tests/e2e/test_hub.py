@@ -123,6 +123,13 @@ def test_models_of_the_hub_are_merged_without_keeping_them(visit: Page, hub: Hub
     kept = [file.stat().st_size for file in (place / "hf").rglob("models--far--*/**/*") if file.is_file()]
     assert max(kept) < 1_000_000
 
+    visit.locator("#sample-which").get_by_label("as it was last written").click()
+    visit.locator("#sample-length input[type=number]").fill("4")
+    visit.locator("#sample-run").click()
+    cards = visit.locator("#answers [aria-busy=false] article")
+    expect(cards.last.locator("pre")).to_be_visible(timeout=60_000)
+    expect(cards.first).to_contain_text("Only the headers of far/base are here, and its weights are on the Hub.")
+
 
 def test_what_the_hub_says_against_a_model_is_told_beside_it(visit: Page) -> None:
     choose_models(visit, ZOO / "base", [Path("locked/bible"), Path("no/where"), Path("some/bard@v9")])

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from merging import MergeError, generate
 from merging.generate import Ask, Shelf, answers
+from merging.meter import metered
 from tests.conftest import random_tensors, write_model
 
 ZOO = Path(__file__).parents[2] / "zoo"
@@ -279,3 +280,14 @@ def test_a_model_of_which_tensors_are_missing_is_not_filled_at_random(tmp_path: 
 
     assert told[0].error == f"part could not be loaded: its config asks for `{lost}`, which it does not hold."
     assert told[1].text
+
+
+def test_a_config_that_says_too_little_is_told_before_it_takes_memory(tmp_path: Path) -> None:
+    shutil.copytree(BASE, tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "llama"}')  # which is one of 7 B by default
+
+    with metered() as taken:
+        *_, (told,) = answers([tmp_path / "model"], BASE, Ask("And"))
+
+    assert "its config asks for 6,738,415,616 parameters, and it holds 2,8" in told.error
+    assert taken.peak - taken.before < 1 << 30

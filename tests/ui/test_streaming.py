@@ -142,7 +142,9 @@ def test_models_that_made_room_are_offered_again_where_a_prompt_misses_them(scre
 
     screen.fire("sample-run")
 
-    assert "<code>owner/expert</code>: its weights are on the Hub, and not here. Download them" in screen["answers"]
+    words = "Only the headers of <code>owner/expert</code> are here, and its weights are on the Hub. Download it first."
+    assert words in screen["answers"]
+    assert "Only the headers of <code>owner/base</code>" not in screen["answers"]
     assert screen.sees("hub-download")
 
 

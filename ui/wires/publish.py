@@ -28,21 +28,6 @@ def wire(page: Page) -> None:
         except MergeError:
             return None
 
-    def on_load(profile: gr.OAuthProfile | None) -> str:
-        return signed_in(profile.username if profile else "")
-
-    def on_click(request: gr.Request) -> tuple[Any, ...]:
-        """Both buttons wait, since each would stop what the other has begun."""
-        announce(request.session_hash or "", "publish")
-        off = gr.Button(interactive=False)
-        return off, off, gr.Button(interactive=True), notice("Waiting for its turn.", "info")
-
-    def on_end(prepared: Prepared | None) -> tuple[Any, ...]:
-        return gr.Button(interactive=True), gr.Button(interactive=_ready(prepared)), gr.Button(interactive=False)
-
-    def on_failure(prepared: Prepared | None) -> tuple[Any, ...]:
-        return *on_end(prepared), notice(UNFORESEEN)
-
     def on_prepare(
         request: gr.Request, token: gr.OAuthToken | None, now: Visit, one: int | None, name: str
     ) -> Iterator[tuple[Any, ...]]:
@@ -62,12 +47,6 @@ def wire(page: Page) -> None:
         for said, published in run_publish(prepared, name, card, private, visitor, token.token if token else None):
             yield said, published or gr.skip()
 
-    def on_other(prepared: Prepared | None, name: str) -> tuple[Any, ...]:
-        """Another merge is chosen, which has no card yet, and not the name of one that is published."""
-        taken = prepared and prepared.published and prepared.name == name.strip()
-        fresh = "" if taken else gr.skip()
-        return "", fresh, gr.Textbox("", visible=False), None, "", gr.Button(interactive=False)
-
     pressed: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}
     if space.signs_in():
         page.demo.load(on_load, None, parts.who, **pressed)
@@ -85,6 +64,32 @@ def wire(page: Page) -> None:
         work.failure(on_failure, parts.prepared, [*buttons, parts.said], queue=False, **PRIVATE)
     parts.stop.click(stopper("publish"), None, None, queue=False, **PRIVATE)
     past.one.change(on_other, [parts.prepared, parts.name], [*card, parts.run], **QUIET)
+
+
+def on_load(profile: gr.OAuthProfile | None) -> str:
+    return signed_in(profile.username if profile else "")
+
+
+def on_click(request: gr.Request) -> tuple[Any, ...]:
+    """Both buttons wait, since each would stop what the other has begun."""
+    announce(request.session_hash or "", "publish")
+    off = gr.Button(interactive=False)
+    return off, off, gr.Button(interactive=True), notice("Waiting for its turn.", "info")
+
+
+def on_end(prepared: Prepared | None) -> tuple[Any, ...]:
+    return gr.Button(interactive=True), gr.Button(interactive=_ready(prepared)), gr.Button(interactive=False)
+
+
+def on_failure(prepared: Prepared | None) -> tuple[Any, ...]:
+    return *on_end(prepared), notice(UNFORESEEN)
+
+
+def on_other(prepared: Prepared | None, name: str) -> tuple[Any, ...]:
+    """Another merge is chosen, which has no card yet, and not the name of one that is published."""
+    taken = prepared and prepared.published and prepared.name == name.strip()
+    fresh = "" if taken else gr.skip()
+    return "", fresh, gr.Textbox("", visible=False), None, "", gr.Button(interactive=False)
 
 
 def _ready(prepared: Prepared | None) -> bool:

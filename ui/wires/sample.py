@@ -10,7 +10,6 @@ import gradio as gr
 from merging.errors import MergeError
 from merging.hub.models import on_the_hub
 from merging.recipe import Recipe
-from merging.words import listed
 from ui.asked import Asked, asked_of
 from ui.errors import notice
 from ui.events import PRIVATE
@@ -22,12 +21,6 @@ from ui.visit import Visit
 from ui.wires.ends import stopper, wire_end, working
 
 REMEMBERED = 50  # prompts
-
-
-def away(models: list[str]) -> str:
-    """Why models that only the Hub has are not asked."""
-    there = "its weights are" if len(models) == 1 else "their weights are"
-    return f"{listed([f'`{name}`' for name in models])}: {there} on the Hub, and not here. Download them in step 1."
 
 
 def wire(page: Page) -> None:
@@ -43,9 +36,9 @@ def wire(page: Page) -> None:
         if not selection.base:
             yield notice("No base model is chosen. Choose one in step 1."), gr.skip(), gr.skip()
             return
-        if far := on_the_hub([selection.base, *selection.experts]):
-            yield notice(away([str(name) for name in far])), gr.skip(), object()  # for step 1 to offer them again
-            return
+        # Where some have made room for others, step 1 is to offer them again.
+        gone = {*map(str, on_the_hub([selection.base, *selection.fitting]))} - {*selection.far}
+        anew = object() if gone else gr.skip()
         try:
             recipe: Recipe | str = page.recipe(selection, values[len(sample.form) :])
         except MergeError as error:
@@ -53,7 +46,7 @@ def wire(page: Page) -> None:
         who = asked_of(selection, which, recipe, visit.last(selection.base))
         fields = dict(zip(sample.form, values, strict=False))
         for shown, asked in run_sample(who, fields, request.session_hash or ""):
-            yield shown, (*before, asked)[-REMEMBERED:] if asked else gr.skip(), gr.skip()
+            yield shown, (*before, asked)[-REMEMBERED:] if asked else gr.skip(), anew
 
     ran = sample.run.click(
         on_click, None, [sample.run, sample.stop, sample.answers], queue=False, show_progress="hidden", **PRIVATE
