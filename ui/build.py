@@ -9,7 +9,7 @@ import gradio as gr
 from merging import space
 from ui import family
 from ui.draft import Draft, Standing
-from ui.events import PRIVATE
+from ui.events import PRIVATE, spare
 from ui.forecast_panel import forecast_panel
 from ui.history_panel import history_panel
 from ui.lessons.panel import LessonsPanel, lessons_panel
@@ -49,8 +49,8 @@ def build(folder: Path | None = None) -> gr.Blocks:
             _heading(5, "History", "What you merged on this visit.")
             past = history_panel()
         page = Page(
-            demo, chosen, seen, forecasts, merging, sampled, past, gr.State(Draft()), gr.State(Standing()),
-            gr.State(None), gr.State(Visit()), gr.State(()),
+            demo, chosen, seen, forecasts, merging, sampled, past, gr.JSON(visible=False), gr.State(Draft()),
+            gr.State(Standing()), gr.State(None), gr.State(Visit()), gr.State(()),
         )  # fmt: skip
         _wire(page, {"embedded": family.ZOO, **({"models": folder} if folder else {})}, walks, opener)
     return demo
@@ -71,6 +71,7 @@ def _wire(page: Page, roots: dict[str, Path], walks: LessonsPanel, opener: gr.Bu
     merge.wire(page)
     sample.wire(page)
     page.demo.unload(on_leave)
+    spare(page.demo, page.packed)
 
 
 def _header() -> gr.Button:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from merging.errors import MergeError
 from ui.errors import notice
+from ui.events import PRIVATE, heard
 
 NOTHING = "There is nothing to download yet."
 SAVE = """(told) => {
@@ -32,8 +34,12 @@ def offer(
     make: Callable[..., tuple[str, str] | None],
     inputs: Any,
     kind: str = "text/plain",
+    call: Callable[..., Any] | None = None,
 ) -> None:
-    """Let a button download what `make` returns: a file's name and its text, or None where there is nothing to give."""
+    """Let a button download what `make` returns: a file's name and its text, or None where there is nothing to give.
+
+    `call(event, fn, inputs, outputs, **how)` calls a function after an event, with more than the inputs.
+    """
     told = gr.JSON(visible="hidden")
 
     def made(*values: Any) -> tuple[dict[str, str], str]:
@@ -43,5 +49,6 @@ def offer(
             return {}, notice(str(error))
         return ({"name": file[0], "text": file[1], "type": kind}, "") if file else ({}, notice(NOTHING, "info"))
 
-    asked = button.click(made, inputs, [told, said], show_progress="hidden", api_visibility="private")
-    asked.success(None, told, None, js=SAVE, api_visibility="private")
+    clicked, how = heard(button.click), {**PRIVATE, "show_progress": "hidden"}
+    asked = (partial(call, clicked) if call else clicked.then)(made, inputs, [told, said], **how)
+    asked.success(None, told, None, js=SAVE, **PRIVATE)

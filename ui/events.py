@@ -13,11 +13,25 @@ QUIET: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "
 EACH: dict[str, Any] = {**QUIET, "trigger_mode": "multiple"}
 
 
-def after(triggers: Any, fn: Any, inputs: Any, outputs: Any, **how: Any) -> Any:
-    """Call `fn` quietly after any of the triggers; gives the event after it, for what is to come then.
+def heard(triggers: Any) -> Any:
+    """The event after any of the triggers, which only one is to listen to.
 
     Where one listener of an event had to wait, Gradio sends the event itself again, to all of its listeners. Two that
     are triggered while they run would so trigger each other for ever, and here each has an event of its own instead.
     """
-    heard = gr.on(triggers, None, js="() => []", trigger_mode="multiple", **PRIVATE)
-    return heard.then(fn, inputs, outputs, **{**QUIET, **how})
+    return gr.on(triggers, None, js="() => []", trigger_mode="multiple", **PRIVATE)
+
+
+def after(triggers: Any, fn: Any, inputs: Any, outputs: Any, **how: Any) -> Any:
+    """Call `fn` quietly after any of the triggers; gives the event after it, for what is to come then."""
+    return heard(triggers).then(fn, inputs, outputs, **{**QUIET, **how})
+
+
+def spare(demo: gr.Blocks, one: gr.Component) -> None:
+    """Let Gradio tell of quiet events' progress, which nobody sees, to one component of the page.
+
+    It tells every component that an event reads or writes of each of its steps, and looks it up among all of them.
+    """
+    for function in demo.fns.values():
+        if function.show_progress == "hidden":
+            function.show_progress_on = [one]

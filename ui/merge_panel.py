@@ -84,7 +84,7 @@ def weights_in(text: str) -> dict[str, Any]:
     """The weights that the page holds, by expert path; MergeError where nobody could have set them there."""
     try:
         weights = json.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, TypeError, RecursionError):
         weights = None
     if not isinstance(weights, dict):
         raise MergeError("The weights of the experts got lost on their way from the page. Reload it.")
@@ -112,10 +112,10 @@ def _weight_sliders(method: gr.Radio, selection: gr.State, weights: gr.Textbox, 
 
 def recipe_of(selection: Selection, fields: dict[str, Any], weights: dict[str, Any], all_of_them: bool) -> Recipe:
     """The recipe that the form stands for, with all chosen experts or with those that fit."""
-    name = fields["method"]
+    name = str(fields["method"])
     experts = selection.experts if all_of_them else selection.fitting
     values = {key.split(".", 1)[1]: value for key, value in fields.items() if key.startswith(f"{name}.")}
-    seed = int(values.pop("seed", 0) or 0)
+    seed = values.pop("seed", 0) or 0
     weighed = "weight" in find_method(name).params
     adapter = name in ADAPTERS or fields.get("result") == "adapter"
     return Recipe(
@@ -126,7 +126,7 @@ def recipe_of(selection: Selection, fields: dict[str, Any], weights: dict[str, A
         values,
         seed=seed,
         result="adapter" if adapter else "",
-        rank=rank_of(fields.get("rank", "")) if adapter else None,
+        rank=rank_of(str(fields.get("rank") or "")) if adapter else None,
     )
 
 

@@ -7,14 +7,18 @@ from typing import Any
 
 import gradio as gr
 
+from merging.errors import MergeError
 from merging.recipe import Recipe
 from ui.draft import Draft, drafted
+from ui.events import PRIVATE
 from ui.forecast_panel import Forecast
 from ui.history_panel import Past
 from ui.merge_panel import Merge, weights_in
 from ui.models_panel import Models, Selection
 from ui.sample_panel import Sample
 from ui.see_panel import See
+
+PACK = "(...all) => [all]"  # what the outputs get: the one of them, a list
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Page:
     merging: Merge
     sample: Sample
     past: Past
+    packed: gr.JSON  # what all controls of a recipe hold, since each that an event reads by itself costs time
     draft: gr.State
     standing: gr.State  # `Standing`: what the views show
     turned: gr.State  # another object each time that a lesson opens views: only tabs turned by hand tell of it
@@ -35,26 +40,28 @@ class Page:
     prompts: gr.State  # `Asked`: what was asked of whom, the last 50
 
     @property
-    def form(self) -> list[Any]:
-        """All that a recipe follows from, beside the selection: the inputs for `recipe`."""
-        return [*self.merging.form.values(), self.merging.weights, self.draft]
+    def controls(self) -> list[Any]:
+        """Those of which the browser knows what they hold."""
+        known = [part for part in self.merging.form.values() if not isinstance(part, gr.State)]
+        return [*known, self.merging.weights]
 
-    def form_of(self, method: str) -> list[Any]:
-        """What a recipe by this method follows from: a part of `form`, since the page pays for all that it sends."""
-        known = self.merging.form
-        return [*(known[key] for key in self._keys(method)), self.merging.weights, self.draft]
+    def with_form(self, event: Any, fn: Any, inputs: list[Any], outputs: Any, **how: Any) -> Any:
+        """Call `fn` after the event: with what the inputs hold, and two values more for `recipe`."""
+        packed = event.then(None, self.controls, self.packed, js=PACK, trigger_mode="multiple", **PRIVATE)
+        return packed.then(fn, [*inputs, self.packed, self.draft], outputs, **how)
 
-    def _keys(self, method: str) -> list[str]:
-        return [key for key in self.merging.form if "." not in key or key.startswith(f"{method}.")]
-
-    def recipe(
-        self, selection: Selection, values: tuple[Any, ...], all_of_them: bool = False, method: str = ""
-    ) -> Recipe:
-        """The recipe by the values of `form`, with all chosen experts or with those that fit; MergeError if wrong.
-
-        With a method, by the values of `form_of` it.
-        """
-        *known, weights, draft = values
-        fields = dict(zip(self._keys(method) if method else self.merging.form, known, strict=True))
+    def recipe(self, selection: Selection, values: tuple[Any, ...], all_of_them: bool = False) -> Recipe:
+        """The recipe by the values of `with_form`, with all chosen experts or those that fit; MergeError if wrong."""
+        packed, draft = values
+        *known, weights = unpacked(packed, len(self.controls))
+        keys = [key for key, part in self.merging.form.items() if not isinstance(part, gr.State)]
         mine: Draft = replace(draft, weights=weights_in(weights))
-        return drafted(selection, fields, mine, all_of_them)
+        return drafted(selection, dict(zip(keys, known, strict=True)), mine, all_of_them)
+
+
+def unpacked(packed: Any, count: int) -> list[Any]:
+    """What so many controls hold; MergeError where no page could have sent it."""
+    simple = isinstance(packed, list) and all(isinstance(value, str | float | int | None) for value in packed)
+    if not simple or len(packed) != count:
+        raise MergeError("What is set on the page got lost on its way. Reload it.")
+    return list(packed)

@@ -187,7 +187,7 @@ def test_what_is_asked_has_its_bounds(name: str, value: Any, words: str, visitor
     visitor.chooses(ZOO / "base", ZOO / "bible")
     visitor[name] = value
 
-    said = visitor.does("sample-run", "click", most=2).text
+    said = visitor.does("sample-run", "click", most=3).text
 
     assert words in said
     assert "<pre>" not in said

@@ -106,12 +106,7 @@ def work(visitor: Visitor, number: int) -> Done:
     kinds = ["ties", "pcb", "from"]
     method = kinds[number % 3]
     visitor["method"], visitor[f"{method}-lambda"] = method, scaling
-    moved = next(
-        one
-        for one in visitor.listening
-        if one["api_name"].startswith("on_move") and visitor.named[f"{method}-lambda"] in one["inputs"]
-    )
-    visitor.call(moved)
+    visitor.does(f"{method}-lambda", "change", most=3)
     forecast = str(visitor["forecast-note"])
     merged = visitor.merges(f"of-{number}")
     answers = visitor.asks(f"In the year {number} ", **{"sample-length": 3})

@@ -11,6 +11,8 @@ from typing import Any
 
 import httpx
 
+from ui.page import PACK
+
 CONFIGS: dict[str, dict[str, Any]] = {}  # of apps by their addresses, which is the same for all visitors
 
 
@@ -118,6 +120,8 @@ class Visitor:
         one = self.on(name, what)
         every = Told()
         for _ in range(most):
+            if one["js"] == PACK:
+                self.held[one["outputs"][0]] = [self.held[number] for number in one["inputs"]]
             if one["backend_fn"]:
                 told = self.call(one, event=event)
                 every = Told([*every.data, *told.data], every.error or told.error, told.status)
@@ -140,7 +144,7 @@ class Visitor:
     def merges(self, output: Path | str) -> str:
         """Merge into that folder; what is said in the end."""
         self["output"] = str(output)
-        told = self.does("run", "click", most=3)
+        told = self.does("run", "click", most=4)
         return f"{self['merge-status']} {told.error}"
 
     def asks(self, prompt: str, **fields: Any) -> str:
@@ -148,7 +152,7 @@ class Visitor:
         self["prompt"] = prompt
         for name, value in fields.items():
             self[name] = value
-        told = self.does("sample-run", "click", most=2)
+        told = self.does("sample-run", "click", most=3)
         return f"{self['answers']} {told.error}"
 
     def drops(self, text: Any, name: Any = "mine.yaml") -> str:

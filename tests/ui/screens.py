@@ -21,6 +21,7 @@ from ui.figures.effects import DISTANCE
 from ui.forecast import draw_forecast
 from ui.forecast_panel import VIEWS
 from ui.models_panel import Selection, read_models
+from ui.page import PACK
 
 
 def parts(base: Path, experts: list[Path]) -> list[Comparison]:
@@ -135,6 +136,9 @@ class Screen:
             with gr.Blocks() as part:
                 function.renderable.fn(*(self.held[component._id] for component in function.inputs))
             self.rendered = {block.label: block for block in part.blocks.values() if hasattr(block, "label")}
+        elif function.js == PACK:
+            (packed,) = function.outputs
+            self.held[packed._id] = [self.held[component._id] for component in function.inputs]
         elif function.fn:
             try:
                 told = self._called(function, data)

@@ -80,9 +80,35 @@ def test_a_weight_that_slides_asks_for_what_is_drawn_and_for_nothing_else() -> N
     (weights,) = (key for key, block in demo.blocks.items() if getattr(block, "elem_id", None) == "expert-weights")
 
     heard = [index for index, function in demo.fns.items() if (weights, "change") in function.targets]
-    (asked,) = (function for function in demo.fns.values() if function.trigger_after in heard)
+    (packed,) = (index for index, function in demo.fns.items() if function.trigger_after in heard)
+    (asked,) = (function for function in demo.fns.values() if function.trigger_after == packed)
 
     assert "weights" in {getattr(part, "elem_id", None) for part in asked.outputs}
+
+
+def test_no_event_reads_the_controls_one_by_one(labels: dict[str, Any]) -> None:
+    """The browser looks up each that an event reads or shows progress on, at each of its steps."""
+    demo = build()
+    kinds = {f"{method}-{key}" for method, one in ALL.items() for key in one.params}
+    controls = {key for key, block in demo.blocks.items() if getattr(block, "elem_id", None) in kinds}
+    asking = [function for function in demo.fns.values() if function.fn]
+
+    assert len(controls) > 50
+    assert all(len(controls & {part._id for part in function.inputs}) <= 1 for function in asking)
+    quiet = [function for function in asking if function.show_progress == "hidden"]
+    assert len(quiet) > 50
+    assert {len(function.show_progress_on or ()) for function in quiet} == {1}
+
+
+def test_whether_a_merge_can_begin_is_told_by_one_listener(labels: dict[str, Any]) -> None:
+    """Of two, one that ends late would tell of a folder that is not named any more."""
+    demo = build()
+    run, output = (
+        next(block for block in demo.blocks.values() if getattr(block, "elem_id", None) == name)
+        for name in ("run", "output")
+    )
+
+    assert len([one for one in demo.fns.values() if run in one.outputs and output in one.inputs]) == 1
 
 
 def test_the_page_opens_with_the_table_of_the_embedded_family(labels: dict[str, Any]) -> None:

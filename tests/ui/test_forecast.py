@@ -449,12 +449,12 @@ def test_a_slider_of_weights_is_heard_without_the_queue(family: Family, screen: 
 
     first = next(row for row in screen["weights"].data[0].z if row[0] is not None)
     assert first == pytest.approx([0.2, *[0.8] * (len(experts) - 1)])
-    heard = [one for one in screen.demo.fns.values() if (screen.named["expert-weights"]._id, "change") in one.targets]
-    followed = [
-        one
-        for one in screen.demo.fns.values()
-        if one.trigger_after in {each._id for each in heard} and screen.named["weights"] in one.outputs
-    ]
+    heard = {
+        key for key, one in screen.demo.fns.items() if (screen.named["expert-weights"]._id, "change") in one.targets
+    }
+    packed = {key for key, one in screen.demo.fns.items() if one.trigger_after in heard}
+    drawing = (one for one in screen.demo.fns.values() if screen.named["weights"] in one.outputs)
+    followed = [one for one in drawing if one.trigger_after in packed]
     assert followed
     assert not any(one.queue for one in followed)
 

@@ -24,6 +24,7 @@ from merging.method import Group
 from merging.methods.frobenius import norm_weights
 from merging.methods.pcb import survey
 from ui.asked import Asked
+from ui.events import PRIVATE
 from ui.family import ZOO
 from ui.lessons import LESSONS
 from ui.lessons.facts import FACTS, filled
@@ -482,7 +483,11 @@ def page() -> tuple[gr.Blocks, LessonsPanel]:
     with gr.Blocks() as demo:
         opener, slider = gr.Button("Lessons"), gr.Slider(0, 2)
         panel = lessons_panel()
-        wire_lessons(demo, panel, opener, [slider], see, [slider], lambda setup: [setup.values["lambda"]])
+
+        def ask(event: Any, fn: Any, inputs: list[Any], outputs: list[Any]) -> Any:
+            return event.then(fn, [*inputs, slider], outputs, **PRIVATE)
+
+        wire_lessons(demo, panel, opener, ask, see, [slider], lambda setup: [setup.values["lambda"]])
     return demo, panel
 
 

@@ -127,7 +127,7 @@ def test_a_name_that_leads_elsewhere_is_refused(there: Screen, in_a_space: Path,
     there.choose(family.BASE, family.EXPERTS)
     there["output"] = told
 
-    there.fire("output", "blur")
+    there.fire("output", "change")
     assert not there.can("run")
     assert "cannot be the name of a merge here" in there["merge-estimate"]
     there.fire("run")

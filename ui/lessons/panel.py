@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from ui.events import PRIVATE
+from ui.events import PRIVATE, heard
 from ui.lessons import LESSONS
 from ui.lessons.facts import filled
 from ui.lessons.lesson import Seen, Setup
@@ -111,14 +111,15 @@ def wire_lessons(
     demo: gr.Blocks,
     panel: LessonsPanel,
     opener: gr.Button | None,
-    given: Sequence[Any],
+    ask: Callable[..., Any],
     see: Callable[..., Seen],
     arranged: Sequence[Any],
     arrange: Callable[[Setup], Sequence[Any]],
 ) -> None:
     """Let the panel walk, look and set up.
 
-    `see(request, *values)` tells from the values of the components `given` what the visitor has in front of them.
+    `ask(event, fn, inputs, outputs)` calls a function after an event with the inputs, and with more values from the
+    page, from which `see(request, *values)` tells what the visitor has in front of them.
     `arrange(setup)` gives a value or an update for each of the components `arranged`. Nothing on the page changes
     before the visitor asks for it, also when a link has opened the panel.
     """
@@ -153,12 +154,8 @@ def wire_lessons(
     for button, by in ((panel.back, -1), (panel.next, 1)):
         turned = button.click(on_step(by), [panel.place, panel.solved], panel.changing, **QUIET)
         turned.then(None, js=IN_SIGHT.replace("ID", "lesson-head"), **PRIVATE)
-    told = panel.check.click(
-        on_check,
-        [panel.place, panel.solved, *given],
-        [panel.verdict, panel.solved, panel.head, panel.next],
-        **QUIET,
-    )
+    checking = [panel.verdict, panel.solved, panel.head, panel.next]
+    told = ask(heard(panel.check.click), on_check, [panel.place, panel.solved], checking)
     told.then(None, js=IN_SIGHT.replace("ID", "lesson-verdict"), **PRIVATE)
     set_up = panel.arrange.click(on_arrange, panel.place, list(arranged), **QUIET)
     set_up.then(None, js=SECTION_IN_SIGHT, **PRIVATE)

@@ -18,7 +18,7 @@ from ui.comparing import known_comparison, predicted
 from ui.draft import Draft, converted
 from ui.edit_panel import MODEL, Picked, chips, column_of, edit_of, numbers_of, row_of, shown, told
 from ui.errors import notice
-from ui.events import EACH, PRIVATE, QUIET, after
+from ui.events import EACH, PRIVATE, QUIET, after, heard
 from ui.method_panel import chosen as chosen_method
 from ui.models_panel import Selection
 from ui.page import Page
@@ -96,7 +96,7 @@ class Changes:
 
 def wire(page: Page) -> None:
     changes, editing, selection, draft = Changes(page), page.forecast.editing, page.models.selection, page.draft
-    form, preset = page.form, [editing.picked, editing.part, editing.who]
+    preset = [editing.picked, editing.part, editing.who]
     pressed: dict[str, Any] = {**PRIVATE, "show_progress": "hidden"}
     for plot in (page.see.norms, page.forecast.plot):
         plot.cell_select(on_pick, [selection, editing.picked], preset, **EACH)
@@ -105,19 +105,23 @@ def wire(page: Page) -> None:
     changing = [draft, editing.done, editing.undo, editing.redo, editing.reset]
     controls = [editing.part, editing.who, editing.change, editing.first, editing.last]
     editing.change.change(numbers_of, editing.change, [editing.first, editing.last], **QUIET)
-    editing.apply.click(changes.on_apply, [selection, draft, editing.picked, *controls, *form], changing, **pressed)
-    given, changed = [selection, draft, editing.preset, *form], [*changing, editing.preset]
-    editing.preset.change(changes.on_preset, given, changed, **pressed)
+    given = [selection, draft, editing.picked, *controls]
+    page.with_form(heard(editing.apply.click), changes.on_apply, given, changing, **pressed)
+    given, changed = [selection, draft, editing.preset], [*changing, editing.preset]
+    page.with_form(heard(editing.preset.change), changes.on_preset, given, changed, **pressed)
     for button, go in ((editing.undo, Edits.undo), (editing.redo, Edits.redo), (editing.reset, Edits.reset)):
         button.click(step(go), [selection, draft], changing, **pressed)
 
     known = page.merging.form
     method = known["method"]
-    spoken, given = [editing.said, editing.convert, editing.apply], [selection, editing.picked, *form]
-    after([method.change, selection.change, editing.picked.change], changes.on_method, given, spoken)
+    spoken, others = (
+        [editing.said, editing.convert, editing.apply],
+        heard([method.change, selection.change, editing.picked.change]),
+    )
+    page.with_form(others, changes.on_method, [selection, editing.picked], spoken, **QUIET)
     weights = [known["task_arithmetic.lambda"], known["task_arithmetic.normalize"], page.merging.weights]
     turned = [method, *weights, page.merging.filled, draft, editing.done]
-    editing.convert.click(changes.on_convert, [selection, *form], turned, **pressed)
+    page.with_form(heard(editing.convert.click), changes.on_convert, [selection], turned, **pressed)
 
     after(selection.change, lambda before: (Picked(), *chips(Picked(), before)), editing.picked, preset)
     after(selection.change, _others, [selection, draft], changing)

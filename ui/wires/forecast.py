@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +11,10 @@ import gradio as gr
 from merging.crew import listening
 from merging.edits import Edits
 from merging.errors import MergeError, MergeStopped
-from merging.method import ADAPTERS, METHODS
 from ui.comparing import known_comparison, unread, unseen
 from ui.draft import Held, Standing
 from ui.errors import notice
-from ui.events import PRIVATE, QUIET, after
+from ui.events import PRIVATE, QUIET, after, heard
 from ui.forecast import draw_forecast
 from ui.forecast_panel import NOT_HELD, VIEWS
 from ui.held import in_words
@@ -36,11 +34,11 @@ class Drawing:
     def __init__(self, page: Page) -> None:
         self.page, self.sight = page, Sight()
 
-    def heard(self, visitor: str, chosen: Selection, values: tuple[Any, ...], method: str = "") -> Standing:
+    def heard(self, visitor: str, chosen: Selection, values: tuple[Any, ...]) -> Standing:
         self.sight.moves[visitor] += 1
         move = self.sight.moves[visitor]
         try:
-            return Standing(self.page.recipe(chosen, values, method=method), "", move)
+            return Standing(self.page.recipe(chosen, values), "", move)
         except MergeError as error:
             return Standing(None, str(error), move)
 
@@ -77,18 +75,13 @@ class Drawing:
         now = self.heard(visitor, chosen, given[4:])
         return *self.draw(visitor, chosen, now, given[:4]), now
 
-    def moving(self, method: str = "") -> Callable[..., tuple[Any, ...]]:
-        """What to do when a control of that method moves, or with no method one that all have."""
-
-        def on_move(request: gr.Request, chosen: Selection, *given: Any) -> tuple[Any, ...]:
-            visitor = request.session_hash or ""
-            if not known_comparison(chosen):
-                return *waiting(chosen, visitor), gr.skip()
-            now = self.heard(visitor, chosen, given[4:], method)
-            shown = self.draw(visitor, chosen, now, given[:4])
-            return *shown, now if self.sight.moves[visitor] == now.move else gr.skip()
-
-        return on_move
+    def on_move(self, request: gr.Request, chosen: Selection, *given: Any) -> tuple[Any, ...]:
+        visitor = request.session_hash or ""
+        if not known_comparison(chosen):
+            return *waiting(chosen, visitor), gr.skip()
+        now = self.heard(visitor, chosen, given[4:])
+        shown = self.draw(visitor, chosen, now, given[:4])
+        return *shown, now if self.sight.moves[visitor] == now.move else gr.skip()
 
     def on_rest(self, request: gr.Request, chosen: Selection, now: Standing, *view: Any) -> tuple[Any, ...]:
         """Draw exactly, and what was left out while other things were drawn, unless something has moved by then."""
@@ -111,10 +104,10 @@ class Drawing:
         return key, *self.on_choice(request, chosen, now, key, *view)
 
     def on_hold(self, chosen: Selection, *values: Any) -> tuple[Held | None, str]:
-        *form, draft = values
+        packed, draft = values
         try:
             recipe = self.page.recipe(chosen, values)
-            plain = self.page.recipe(chosen, (*form, replace(draft, edits=Edits())))
+            plain = self.page.recipe(chosen, (packed, replace(draft, edits=Edits())))
             words = in_words(plain, by_hand=bool(draft.edits.standing))
         except MergeError as error:
             return None, notice(str(error))
@@ -138,8 +131,9 @@ def wire(page: Page, drawn: Any) -> None:
         calm = event.then(None, js=PAINTED, trigger_mode="multiple", **PRIVATE)
         rested = [*plots, page.see.microscope.aim, page.see.read]
         calm.then(drawing.on_rest, given, rested, concurrency_limit=2, **QUIET)
-    forecast.hold.click(drawing.on_hold, [selection, *page.form], [forecast.held, forecast.holding], **QUIET)
-    after(selection.change, lambda: (None, NOT_HELD), None, [forecast.held, forecast.holding])
+    holding = [forecast.held, forecast.holding]
+    page.with_form(heard(forecast.hold.click), drawing.on_hold, [selection], holding, **QUIET)
+    after(selection.change, lambda: (None, NOT_HELD), None, holding)
     page.demo.unload(drawing.on_leave)
 
 
@@ -151,15 +145,11 @@ def _view(page: Page) -> list[Any]:
 
 def _moves(page: Page, drawing: Drawing, drawn: Any, everything: list[Any]) -> list[Any]:
     """The events in which another recipe is drawn."""
-    form, given = page.merging.form, [page.models.selection, *_view(page)]
-    events = [drawn.then(drawing.on_models, [*given, *page.form], everything, **QUIET)]
-    for method in METHODS | ADAPTERS:
-        if controls := [part.change for key, part in form.items() if key.startswith(f"{method}.")]:
-            inputs = [*given, *page.form_of(method)]
-            events.append(after(controls, drawing.moving(method), inputs, everything, **AT_ONCE))
-    others: list[Any] = [*(part for key, part in form.items() if "." not in key), page.merging.weights, page.draft]
-    moved = [part.change for part in others]
-    return [*events, after(moved, drawing.moving(), [*given, *page.form], everything, **AT_ONCE)]
+    given, moved = [page.models.selection, *_view(page)], [part.change for part in (*page.controls, page.draft)]
+    return [
+        page.with_form(drawn, drawing.on_models, given, everything, **QUIET),
+        page.with_form(heard(moved), drawing.on_move, given, everything, **QUIET, **AT_ONCE),
+    ]
 
 
 def _choices(page: Page, drawing: Drawing, plots: list[Any]) -> list[Any]:

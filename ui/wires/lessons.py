@@ -10,6 +10,7 @@ import gradio as gr
 from merging.errors import MergeError
 from ui.asked import Asked
 from ui.comparing import known_comparison
+from ui.events import QUIET
 from ui.lessons.lesson import Seen, Setup
 from ui.lessons.panel import LessonsPanel, wire_lessons
 from ui.models_panel import Selection
@@ -31,6 +32,10 @@ def wire(page: Page, filling: Filling, panel: LessonsPanel, opener: gr.Button) -
         merges = tuple(past.recipe for past in visit.history.merges)
         return Seen(recipe, tensor, prompts, merges, known_comparison(chosen))
 
+    def ask(event: Any, fn: Any, inputs: list[Any], outputs: list[Any]) -> Any:
+        given = [page.models.selection, page.visit, page.prompts, page.see.tensor]
+        return page.with_form(event, fn, [*inputs, *given], outputs, **QUIET)
+
     def arrange(setup: Setup) -> Sequence[Any]:
         left = setup.view if setup.view not in (*RIGHT, "sample") else None
         right = RIGHT.get(setup.view)
@@ -46,8 +51,7 @@ def wire(page: Page, filling: Filling, panel: LessonsPanel, opener: gr.Button) -
             None,
         )
 
-    given = [page.models.selection, page.visit, page.prompts, page.see.tensor, *page.form]
     left, right = page.see, page.forecast
     views = [left.tabs, left.view, right.tabs, right.view, page.turned]
     looked = [left.tensor, left.detail, left.histogram]
-    wire_lessons(page.demo, panel, opener, given, see, [*filling.outputs, *views, *looked], arrange)
+    wire_lessons(page.demo, panel, opener, ask, see, [*filling.outputs, *views, *looked], arrange)

@@ -11,7 +11,7 @@ from merging.errors import MergeError
 from merging.recipe import Recipe
 from merging.report import Report
 from ui.errors import notice
-from ui.events import PRIVATE, QUIET, after
+from ui.events import PRIVATE, QUIET, after, heard
 from ui.folders import fresh_folder, next_folder, placed
 from ui.jobs import announce, dismiss, running
 from ui.merge_panel import DOWNLOAD, Ways, caption, estimate, refused, run_merge, ways
@@ -47,19 +47,22 @@ def wire(page: Page) -> None:
 
     def on_merged(request: gr.Request, output: str, visit: Visit) -> Any:
         merges = visit.history.merges
-        return next_folder(output, merges[-1] if merges else None, request.session_hash or "")
+        return next_folder(output, merges[-1] if merges else None, request.session_hash or ""), object()
 
     made = gr.State(None)  # by the last run: the recipe and the report, or nothing
-    ran = merging.run.click(
+    visited = gr.State(None)  # another object each time that a merge was made, or removed
+    clicked = merging.run.click(
         on_click,
         None,
         [merging.run, merging.stop, merging.estimate, merging.status],
         queue=False,
         show_progress="hidden",
         **PRIVATE,
-    ).then(
+    )
+    ran = page.with_form(
+        clicked,
         on_run,
-        [selection, merging.output, merging.far, *page.form],
+        [selection, merging.output, merging.far],
         [merging.status, made],
         concurrency_limit=None,  # who waits is in a line of ours, which says how many are before
         show_progress="hidden",
@@ -70,15 +73,15 @@ def wire(page: Page) -> None:
     fetched = page.models.hub.fetched  # models that only the Hub had are here now, or some of their files
     ran.then(lambda chosen: object() if chosen.far else gr.skip(), selection, fetched, **PRIVATE)
     wire_end(ran, merging.run, merging.stop, merging.status)
-    fresh = after(page.demo.load, fresh_folder, None, merging.output)
-    following = after(page.visit.change, on_merged, [merging.output, page.visit], merging.output)
-    _wire_estimate(page, [fresh, following])
+    after(page.demo.load, fresh_folder, None, merging.output)
+    after(page.visit.change, on_merged, [merging.output, page.visit], [merging.output, visited])
+    _wire_estimate(page, visited)
     merging.stop.click(stopper("merge"), None, None, queue=False, **PRIVATE)
 
 
-def _wire_estimate(page: Page, named: list[Any]) -> None:
-    """Say what the merge would need when models, method or folder have changed, and let nobody merge into a folder
-    that is refused; `named` are the events after which the page has named another folder. Nothing waits for it.
+def _wire_estimate(page: Page, visited: gr.State) -> None:
+    """Say what the merge would need when models, method, folder or `visited` have changed, and let nobody merge into a
+    folder that is refused. Nothing waits for it.
     """
 
     def button(visitor: str, words: str) -> Any:
@@ -108,20 +111,10 @@ def _wire_estimate(page: Page, named: list[Any]) -> None:
         forced: dict[str, Any] = {} if found.far == shown else {"value": found.far}
         return gr.Radio(interactive=found.streamed, info=found.words, **forced)
 
-    def on_name(request: gr.Request, output: str) -> Any:
-        visitor = request.session_hash or ""
-        try:
-            return button(visitor, refused(placed(output, visitor)))
-        except MergeError as error:
-            return button(visitor, str(error))
-
     merging, selection = page.merging, page.models.selection
-    given = [selection, merging.output, merging.far, *page.form]
     choices = [part.change for part in merging.form.values() if isinstance(part, gr.Radio | gr.Number | gr.Textbox)]
-    triggers = [selection.change, *choices, merging.output.blur, merging.far.input]
-    told = [merging.estimate, merging.run, merging.far]
-    after(triggers, on_change, given, told, concurrency_limit=2)
-    after(merging.output.change, on_name, merging.output, merging.run)
+    # One listener for all: of several, one that ends late would tell of a folder that is not named any more.
+    changed = heard([selection.change, *choices, merging.output.change, merging.far.input, visited.change])
+    given, told = [selection, merging.output, merging.far], [merging.estimate, merging.run, merging.far]
+    page.with_form(changed, on_change, given, told, concurrency_limit=2, **QUIET)
     after(selection.change, lambda chosen: gr.Radio(visible=bool(chosen.far)), selection, merging.far)
-    for event in named:
-        event.then(on_change, given, told, **QUIET)

@@ -22,7 +22,7 @@ from ui.downloads import offer
 from ui.draft import Draft, Opened, controls_of, placed
 from ui.edit_panel import shown
 from ui.errors import notice
-from ui.events import PRIVATE
+from ui.events import PRIVATE, heard
 from ui.finished import called
 from ui.method_panel import chosen
 from ui.models_panel import Selection
@@ -134,11 +134,11 @@ def wire(page: Page, roots: Roots) -> Filling:
     def on_linked(letters: str) -> tuple[Any, ...]:
         return tried(lambda: opened(letters, roots), "The link")
 
-    inputs = [selection, *page.form]
-    offer(forecast.save, forecast.unsaved, on_save, inputs, "application/yaml")
-    offer(forecast.mergekit, forecast.unsaved, on_mergekit, inputs, "application/yaml")
-    asked = forecast.link.click(on_link, inputs, [forecast.linked, forecast.unsaved], **QUIETLY)
-    asked.then(None, [forecast.linked, forecast.unsaved], forecast.unsaved, js=COPY, **PRIVATE)
+    unsaved, inputs = forecast.unsaved, [selection]
+    offer(forecast.save, unsaved, on_save, inputs, "application/yaml", page.with_form)
+    offer(forecast.mergekit, unsaved, on_mergekit, inputs, "application/yaml", page.with_form)
+    asked = page.with_form(heard(forecast.link.click), on_link, inputs, [forecast.linked, unsaved], **QUIETLY)
+    asked.then(None, [forecast.linked, unsaved], unsaved, js=COPY, **PRIVATE)
     forecast.drop.dropped(on_drop, page.visit, filling.outputs, **QUIETLY)
     if not space.here():  # where nobody reads files by their paths
         forecast.path.submit(on_path, forecast.path, filling.outputs, **QUIETLY)

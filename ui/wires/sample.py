@@ -48,11 +48,13 @@ def wire(page: Page) -> None:
         for shown, asked in run_sample(who, fields, request.session_hash or ""):
             yield shown, (*before, asked)[-REMEMBERED:] if asked else gr.skip(), anew
 
-    ran = sample.run.click(
+    clicked = sample.run.click(
         on_click, None, [sample.run, sample.stop, sample.answers], queue=False, show_progress="hidden", **PRIVATE
-    ).then(
+    )
+    ran = page.with_form(
+        clicked,
         on_run,
-        [page.models.selection, page.visit, page.prompts, sample.which, *sample.form.values(), *page.form],
+        [page.models.selection, page.visit, page.prompts, sample.which, *sample.form.values()],
         [sample.answers, page.prompts, page.models.hub.fetched],
         concurrency_limit=2,
         show_progress="hidden",
