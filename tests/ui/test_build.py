@@ -8,7 +8,6 @@ import gradio as gr
 import pytest
 
 from merging.method import ADAPTERS, METHODS, Method
-from ui.build import build
 from ui.family import BASE, EXPERTS
 from ui.method_panel import SOMETIMES, about
 
@@ -16,9 +15,8 @@ ALL = METHODS | ADAPTERS
 
 
 @pytest.fixture(scope="module")
-def labels() -> dict[str, Any]:
-    blocks = build()
-    return {block.elem_id: block for block in blocks.blocks.values() if getattr(block, "elem_id", None)}
+def labels(built: gr.Blocks) -> dict[str, Any]:
+    return {block.elem_id: block for block in built.blocks.values() if getattr(block, "elem_id", None)}
 
 
 @pytest.mark.parametrize("method", ALL.values(), ids=list(ALL))
@@ -58,14 +56,14 @@ def test_every_method_shows_its_words_its_formula_and_its_paper(method: Method) 
     assert method.use in words
 
 
-def test_no_event_is_an_open_endpoint(labels: dict[str, Any]) -> None:
-    assert build().get_api_info()["named_endpoints"] == {}
+def test_no_event_is_an_open_endpoint(built: gr.Blocks) -> None:
+    assert built.get_api_info()["named_endpoints"] == {}
 
 
-def test_no_two_listeners_of_one_event_wait_to_be_called_again() -> None:
+def test_no_two_listeners_of_one_event_wait_to_be_called_again(built: gr.Blocks) -> None:
     # Gradio would send the event again for each of them, to both, and so for ever: see `ui.events.after`.
     waiting: dict[Any, list[str]] = {}
-    for function in build().fns.values():
+    for function in built.fns.values():
         if function.trigger_mode == "always_last":
             for target in [each for each in function.targets if each[0] is not None and each[1] != "load"]:
                 waiting.setdefault(target, []).append(function.name)
@@ -74,13 +72,12 @@ def test_no_two_listeners_of_one_event_wait_to_be_called_again() -> None:
     assert {target: names for target, names in waiting.items() if len(names) > 1} == {}
 
 
-def test_a_weight_that_slides_asks_for_what_is_drawn_and_for_nothing_else() -> None:
+def test_a_weight_that_slides_asks_for_what_is_drawn_and_for_nothing_else(built: gr.Blocks) -> None:
     """Whatever else is asked for at each step, keeps the browser from painting."""
-    demo = build()
-    (weights,) = (key for key, block in demo.blocks.items() if getattr(block, "elem_id", None) == "expert-weights")
+    (weights,) = (key for key, block in built.blocks.items() if getattr(block, "elem_id", None) == "expert-weights")
 
-    heard = [index for index, function in demo.fns.items() if (weights, "change") in function.targets]
-    (asked,) = (function for function in demo.fns.values() if function.trigger_after in heard)
+    heard = [index for index, function in built.fns.items() if (weights, "change") in function.targets]
+    (asked,) = (function for function in built.fns.values() if function.trigger_after in heard)
 
     assert "weights" in {getattr(part, "elem_id", None) for part in asked.outputs}
 
