@@ -1,6 +1,6 @@
 # make run: the app.  make test: every test.  make check: format, lint, types.  make fix: what can be put right by itself.
 # make docs: the pages that follow from the code.  make fuzz: what reads strangers' files, with 100,000 of them.
-# make space: the folder of a Hugging Face Space, in build/space.
+# make space: the folder of a Hugging Face Space, in build/space.  make kernels: what is compiled when it is first used.
 
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install -qq --disable-pip-version-check
@@ -8,7 +8,7 @@ APT = $$(test "$$(id -u)" = 0 || echo sudo) env DEBIAN_FRONTEND=noninteractive a
 SOURCES = $(wildcard merging ui tests bench docs zoo app.py)
 TYPED = $(wildcard merging ui app.py)
 
-.PHONY: run test check fix docs fuzz space browser
+.PHONY: run test check fix docs fuzz space kernels browser
 
 run: .venv/installed
 	@.venv/bin/python app.py
@@ -35,6 +35,9 @@ docs: .venv/installed
 
 space: .venv/installed
 	@.venv/bin/python docs/space.py
+
+kernels: .venv/installed-dev
+	@.venv/bin/python -m merging.warming
 
 # An empty file says that something was installed, and is older than the requirements when they have changed since.
 .venv/created:

@@ -90,6 +90,15 @@ def own_cache() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def fsync() -> Iterator[Callable[[Any], None]]:
+    """What waits for the disk; merges of tests do without, since it takes longer than all else in one so small."""
+    waits = os.fsync
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield waits
+
+
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Cuts tensors into chunks of a few tiles of a few entries, as large models are cut."""

@@ -11,7 +11,8 @@ from merging.method import Group, Method
 from merging.params import Param
 
 SHAPES = st.sampled_from([(), (1,), (2,), (7,), (3, 4), (5, 1), (2, 3, 2)])
-FLOATS = st.floats(-4, 4, width=32, allow_subnormal=False)
+# Beside whole numbers and any others: both ends, the smallest that is not denormal, and what rounding is seen by.
+SPECIAL = torch.tensor([-0.0, 4.0, -4.0, 2.0**-126, -(2.0**-126), 1 + 2.0**-23, 0.1, -1e-5])
 # Bit patterns, so that denormal numbers, both zeros and the largest numbers are as likely as any.
 BITS = st.one_of(
     st.integers(0, 2**32 - 1),
@@ -20,10 +21,21 @@ BITS = st.one_of(
 
 
 def filled(shape: tuple[int, ...]) -> st.SearchStrategy[Tensor]:
-    """Tensors of one shape; many of their entries are small whole numbers, so that ties and zeros are common."""
-    size = torch.Size(shape).numel()
-    entries = st.one_of(st.integers(-2, 2).map(float), FLOATS)
-    return st.lists(entries, min_size=size, max_size=size).map(lambda numbers: torch.tensor(numbers).reshape(shape))
+    """Tensors of one shape; many of their entries are small whole numbers, so that ties and zeros are common.
+
+    Only a seed is drawn: to draw every entry takes longer than what is then done with them.
+    """
+    return st.integers(0, 2**32 - 1).map(lambda seed: numbers(seed, shape))
+
+
+def numbers(seed: int, shape: tuple[int, ...]) -> Tensor:
+    """Numbers from -4 to 4, of which half are whole; all are zero for the seed that a failure is reduced to."""
+    random = torch.Generator().manual_seed(seed)
+    whole = torch.randint(-2, 3, shape, generator=random).float()
+    any_ones = torch.rand(shape, generator=random) * 8 - 4
+    special = SPECIAL[torch.randint(len(SPECIAL), shape, generator=random)]
+    kind = torch.randint(8, shape, generator=random)
+    return torch.where(kind < 4, whole, torch.where(kind < 7, any_ones, special)) if seed else torch.zeros(shape)
 
 
 def tensors() -> st.SearchStrategy[Tensor]:

@@ -1,5 +1,6 @@
 """Merging from disk to disk: what is written, what is told on the way, and what is left when it does not end."""
 
+import os
 import shutil
 import threading
 from collections import namedtuple
@@ -386,6 +387,25 @@ def test_nothing_is_at_the_target_before_all_of_it_is(family: Family, tmp_path: 
 
     assert seen == [False] * 13
     assert (tmp_path / "out").exists()
+
+
+def test_a_result_waits_for_the_disk_unless_told_not_to(
+    family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, experts = family(1)
+    settled = list[tuple[int, int]]()
+    monkeypatch.setattr(os, "fsync", lambda number: settled.append((os.fstat(number).st_ino, os.fstat(number).st_size)))
+    recipe = Recipe("linear", base, tuple(experts))
+
+    out = merge(recipe, tmp_path / "out").out
+    waited = settled.copy()
+    settled.clear()
+    merge(recipe, tmp_path / "other", fsync=False)
+
+    files = {(file.stat().st_ino, file.stat().st_size) for file in out.iterdir()}
+    assert files < {*waited}  # each as it is now
+    assert {out.stat().st_ino, tmp_path.stat().st_ino} <= {number for number, _ in waited}
+    assert not {(file.stat().st_ino, file.stat().st_size) for file in (tmp_path / "other").iterdir()} & {*settled}
 
 
 @pytest.mark.parametrize("target", ["base", "expert-1", "notes.txt", "full"])

@@ -247,7 +247,11 @@ VALUES += [(name, {}, False) for name in DATA_FREE if name not in [known for kno
 
 
 @pytest.mark.parametrize(("name", "values", "exact"), VALUES, ids=[f"{name}-{values}" for name, values, _ in VALUES])
-@pytest.mark.parametrize(("experts", "chunk"), [(1, 1), (2, 10), (5, 16), (9, 31)])
+@pytest.mark.parametrize(
+    ("experts", "chunk", "both_paths"),
+    [(1, 1, "torch"), (2, 10, "numba"), (5, 16, "torch"), (9, 31, "numba")],
+    indirect=["both_paths"],
+)
 def test_merging_in_chunks_from_disk_equals_merging_whole_tensors(
     name: str,
     values: dict[str, Any],

@@ -9,9 +9,10 @@ import os
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -92,11 +93,13 @@ def test_threads_read_at_once(tmp_path: Path) -> None:
         assert all(threads.map(right, range(0, 119_000, 777)))
 
 
-def test_a_run_of_a_large_tensor_takes_no_memory_for_the_rest(tmp_path: Path) -> None:
+def test_a_run_of_a_large_tensor_takes_no_memory_for_the_rest(
+    tmp_path: Path, fsync: Callable[[BinaryIO], None]
+) -> None:
     resource = pytest.importorskip("resource")
     torch.save({"w": torch.zeros(64 << 20, dtype=torch.uint8)}, tmp_path / "pytorch_model.bin")
     with (tmp_path / "pytorch_model.bin").open("r+b") as file:
-        os.fsync(file)
+        fsync(file)
     opened = open_checkpoint(tmp_path)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,25 @@ from tests.hub import TOKEN, standing_in
 from tests.merging.test_hub import Asker, recipe_of
 
 
-@pytest.fixture
-def asker(tmp_path: Path) -> Iterator[Asker]:
-    """Someone who has merged two models of the Hub, which have licences, and is signed in."""
-    root = tmp_path / "root"
+@pytest.fixture(scope="module")
+def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders of a Hub with two models, and of someone who has merged them."""
+    folder = tmp_path_factory.mktemp("merged")
     for number, name in enumerate(("base", "expert")):
-        write_model(root / "owner" / name, random_tensors(number))
-    (tmp_path / "home").mkdir()
-    with standing_in(root) as hub:
+        write_model(folder / "root/owner" / name, random_tensors(number))
+    (folder / "home").mkdir()
+    with standing_in(folder / "root") as hub:
+        assert Asker(hub, folder / "home", token=TOKEN).merge(recipe_of()).returncode == 0
+    return folder
+
+
+@pytest.fixture
+def asker(merged: Path, tmp_path: Path) -> Iterator[Asker]:
+    """Someone who has merged two models of the Hub, which have licences, and is signed in."""
+    shutil.copytree(merged, tmp_path, symlinks=True, dirs_exist_ok=True)
+    with standing_in(tmp_path / "root") as hub:
         hub.cards |= {"owner/base": {"license": "apache-2.0"}, "owner/expert": {"license": "gemma"}}
-        person = Asker(hub, tmp_path / "home", token=TOKEN)
-        assert person.merge(recipe_of()).returncode == 0
-        yield person
+        yield Asker(hub, tmp_path / "home", token=TOKEN)
 
 
 def published(asker: Asker, name: str = "someone/merged") -> Path:

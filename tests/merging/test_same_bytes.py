@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -96,26 +96,30 @@ def many_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("method", "values"), SETTINGS, ids=IDS)
-def test_chunks_workers_and_shards(
+def test_chunks_workers_shards_and_kernels(
     method: str,
     values: dict[str, Any],
     models: tuple[Path, tuple[Path, ...]],
     tmp_path: Path,
     small_chunks: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
-    both_paths: str,
 ) -> None:
     recipe = recipe_of(method, values, models)
     many_counted(monkeypatch)
-    results = []
+    results: dict[bool, list[Any]] = {True: [], False: []}
 
-    for number, (tiles, workers, limit) in enumerate([(1, 1, 5 << 30), (2, 2, 100), (5, 5, 1), (1, 5, 200)]):
+    for numba, (tiles, workers, limit) in product(results, [(1, 1, 5 << 30), (5, 5, 1), (2, 2, 100)]):
+        out = tmp_path / f"out-{numba}-{tiles}"
         small_chunks(8, tiles)
-        merge(recipe, tmp_path / f"out-{number}", workers=workers, shard_size=limit)
-        results.append(stored(tmp_path / f"out-{number}"))
+        monkeypatch.setattr(kernels, "usable", lambda numba=numba: numba)
+        merge(recipe, out, workers=workers, shard_size=limit)
+        results[numba].append(stored(out))
+        assert len(list(out.glob("*.safetensors"))) == 5 or limit > 1
 
-    assert all(result == results[0] for result in results)
-    assert len(list((tmp_path / "out-2").glob("*.safetensors"))) == 5
+    for fast, slow in zip(*results.values(), strict=True):
+        assert fast == results[True][0]
+        assert slow == results[False][0]
+    assert results[True] == results[False] or method == "pcb"  # whose kernel is as exact, but not to the byte
 
 
 @pytest.mark.parametrize(("method", "values"), SETTINGS, ids=IDS)
@@ -128,12 +132,12 @@ def test_whole_files(
 ) -> None:
     recipe, found = recipe_of(method, values, models), []
 
-    for tiles, workers in [(1, 2), (5, 1), (3, 5)]:
+    for tiles, workers in [(1, 2), (5, 1)]:
         small_chunks(8, tiles)
         out = merge(recipe, tmp_path / f"out-{tiles}", workers=workers).out
         found.append({file.name: file.read_bytes() for file in out.iterdir()})
 
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
 
 
 @pytest.mark.parametrize(("method", "values"), SETTINGS, ids=IDS)
@@ -172,7 +176,7 @@ def test_a_merge_in_memory(
     weights = {"weight": list(recipe.weights)} if recipe.weights else {}
 
     small_chunks(8, 2)
-    merge(recipe, tmp_path / "out", workers=2)
+    report = merge(recipe, tmp_path / "out", workers=2)
 
     start, *moved = [load_file(path / "model.safetensors") for path in (base, *recipe.experts)]
     groups = [
@@ -182,29 +186,11 @@ def test_a_merge_in_memory(
     for group in groups:
         group.matrix = start[group.name].ndim >= 2
     # The survey adds up in the order of the tensors: that of the layers, as in a merge from disk.
-    order = list(merge(replace(recipe, method="linear", values={}), tmp_path / "order").fates)
+    order = list(report.fates)
     groups.sort(key=lambda group: order.index(group.name))
     merged = load_file(tmp_path / "out" / "model.safetensors")
     for name, tensor in merge_groups(METHODS[method], groups, **values, **weights):
         assert torch.equal(merged[name].view(torch.int16), tensor.bfloat16().view(torch.int16)), name
-
-
-@pytest.mark.parametrize(("method", "values"), [one for one in SETTINGS if one[0] != "pcb"])
-def test_kernels_and_torch(
-    method: str,
-    values: dict[str, Any],
-    models: tuple[Path, tuple[Path, ...]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    small_chunks: Callable[..., None],
-) -> None:
-    many_counted(monkeypatch)
-    small_chunks(8, 2)
-    for numba in (True, False):
-        monkeypatch.setattr(kernels, "usable", lambda numba=numba: numba)
-        merge(recipe_of(method, values, models), tmp_path / f"out-{numba}")
-
-    assert stored(tmp_path / "out-True") == stored(tmp_path / "out-False")
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16, torch.float64])

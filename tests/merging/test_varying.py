@@ -340,7 +340,11 @@ def test_an_expert_with_nothing_to_merge(method: str, models: list[Path], tmp_pa
             assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("dtype", "both_paths"),
+    [("float32", "numba"), ("bfloat16", "numba"), ("bfloat16", "torch"), ("float16", "torch")],
+    indirect=["both_paths"],
+)
 @pytest.mark.parametrize("method", DATA_FREE)
 def test_the_result_has_the_dtype_that_is_asked_for(
     dtype: str, method: str, tmp_path: Path, small_chunks: Callable[..., None], both_paths: str

@@ -34,7 +34,7 @@ for dtype in ("bfloat16", "float32"):
             for values in ({}, {"rescale": "l1"}, {"select_topk": 0.3}):
                 if set(values) <= set(method.params) and not method.collects:
                     out = f"{dtype}-{out_dtype}-{number}-{len(values)}"
-                    merge(Recipe(name, base, tuple(experts), values=values, out_dtype=out_dtype), out)
+                    merge(Recipe(name, base, tuple(experts), values=values, out_dtype=out_dtype), out, fsync=False)
 late = {name: sorted(set(found) - set(before[name])) for name, found in compiled().items()}
 print({name: found for name, found in late.items() if found})
 """

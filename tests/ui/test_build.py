@@ -8,7 +8,6 @@ import gradio as gr
 import pytest
 
 from merging.method import ADAPTERS, METHODS, Method
-from ui.build import build
 from ui.family import BASE, EXPERTS
 from ui.method_panel import SOMETIMES, about
 
@@ -16,9 +15,8 @@ ALL = METHODS | ADAPTERS
 
 
 @pytest.fixture(scope="module")
-def labels() -> dict[str, Any]:
-    blocks = build()
-    return {block.elem_id: block for block in blocks.blocks.values() if getattr(block, "elem_id", None)}
+def labels(built: gr.Blocks) -> dict[str, Any]:
+    return {block.elem_id: block for block in built.blocks.values() if getattr(block, "elem_id", None)}
 
 
 @pytest.mark.parametrize("method", ALL.values(), ids=list(ALL))
@@ -58,14 +56,14 @@ def test_every_method_shows_its_words_its_formula_and_its_paper(method: Method) 
     assert method.use in words
 
 
-def test_no_event_is_an_open_endpoint(labels: dict[str, Any]) -> None:
-    assert build().get_api_info()["named_endpoints"] == {}
+def test_no_event_is_an_open_endpoint(built: gr.Blocks) -> None:
+    assert built.get_api_info()["named_endpoints"] == {}
 
 
-def test_no_two_listeners_of_one_event_wait_to_be_called_again() -> None:
+def test_no_two_listeners_of_one_event_wait_to_be_called_again(built: gr.Blocks) -> None:
     # Gradio would send the event again for each of them, to both, and so for ever: see `ui.events.after`.
     waiting: dict[Any, list[str]] = {}
-    for function in build().fns.values():
+    for function in built.fns.values():
         if function.trigger_mode == "always_last":
             for target in [each for each in function.targets if each[0] is not None and each[1] != "load"]:
                 waiting.setdefault(target, []).append(function.name)
@@ -74,24 +72,22 @@ def test_no_two_listeners_of_one_event_wait_to_be_called_again() -> None:
     assert {target: names for target, names in waiting.items() if len(names) > 1} == {}
 
 
-def test_a_weight_that_slides_asks_for_what_is_drawn_and_for_nothing_else() -> None:
+def test_a_weight_that_slides_asks_for_what_is_drawn_and_for_nothing_else(built: gr.Blocks) -> None:
     """Whatever else is asked for at each step, keeps the browser from painting."""
-    demo = build()
-    (weights,) = (key for key, block in demo.blocks.items() if getattr(block, "elem_id", None) == "expert-weights")
+    (weights,) = (key for key, block in built.blocks.items() if getattr(block, "elem_id", None) == "expert-weights")
 
-    heard = [index for index, function in demo.fns.items() if (weights, "change") in function.targets]
-    (packed,) = (index for index, function in demo.fns.items() if function.trigger_after in heard)
-    (asked,) = (function for function in demo.fns.values() if function.trigger_after == packed)
+    heard = [index for index, function in built.fns.items() if (weights, "change") in function.targets]
+    (packed,) = (index for index, function in built.fns.items() if function.trigger_after in heard)
+    (asked,) = (function for function in built.fns.values() if function.trigger_after == packed)
 
     assert "weights" in {getattr(part, "elem_id", None) for part in asked.outputs}
 
 
-def test_no_event_reads_the_controls_one_by_one(labels: dict[str, Any]) -> None:
+def test_no_event_reads_the_controls_one_by_one(built: gr.Blocks) -> None:
     """The browser looks up each that an event reads or shows progress on, at each of its steps."""
-    demo = build()
     kinds = {f"{method}-{key}" for method, one in ALL.items() for key in one.params}
-    controls = {key for key, block in demo.blocks.items() if getattr(block, "elem_id", None) in kinds}
-    asking = [function for function in demo.fns.values() if function.fn]
+    controls = {key for key, block in built.blocks.items() if getattr(block, "elem_id", None) in kinds}
+    asking = [function for function in built.fns.values() if function.fn]
 
     assert len(controls) > 50
     assert all(len(controls & {part._id for part in function.inputs}) <= 1 for function in asking)
@@ -100,15 +96,14 @@ def test_no_event_reads_the_controls_one_by_one(labels: dict[str, Any]) -> None:
     assert {len(function.show_progress_on or ()) for function in quiet} == {1}
 
 
-def test_whether_a_merge_can_begin_is_told_by_one_listener(labels: dict[str, Any]) -> None:
+def test_whether_a_merge_can_begin_is_told_by_one_listener(built: gr.Blocks) -> None:
     """Of two, one that ends late would tell of a folder that is not named any more."""
-    demo = build()
     run, output = (
-        next(block for block in demo.blocks.values() if getattr(block, "elem_id", None) == name)
+        next(block for block in built.blocks.values() if getattr(block, "elem_id", None) == name)
         for name in ("run", "output")
     )
 
-    assert len([one for one in demo.fns.values() if run in one.outputs and output in one.inputs]) == 1
+    assert len([one for one in built.fns.values() if run in one.outputs and output in one.inputs]) == 1
 
 
 def test_the_page_opens_with_the_table_of_the_embedded_family(labels: dict[str, Any]) -> None:

@@ -39,20 +39,21 @@ def looked(
 
 
 @pytest.mark.parametrize("name", DATA_FREE)
-@pytest.mark.parametrize("tensor", [UP, NORM])
-def test_the_steps_of_every_method_are_drawn(family: Family, name: str, tensor: str) -> None:
+def test_the_steps_of_every_method_are_drawn(family: Family, name: str) -> None:
     base, experts = family(METHODS[name].taking(2))
+    selection, recipe = select(base, experts), Recipe(name, base, tuple(experts))
 
-    head, steps, scatter, spectra = looked(select(base, experts), Recipe(name, base, tuple(experts)), tensor)
+    for tensor in (UP, NORM):
+        head, steps, scatter, spectra = looked(selection, recipe, tensor)
 
-    assert f"<h3>{tensor}</h3>" in head
-    titles = [note.text for note in steps.layout.annotations]
-    assert len(titles) >= 3
-    assert titles[-1] == f"{len(titles)}. merged"
-    assert all(any(value is not None for value in bar.y) for bar in steps.data)
-    assert (scatter is not None) == (len(experts) > 1)
-    assert (spectra is not None) == (tensor == UP)
-    assert "entries by row and column" in head
+        assert f"<h3>{tensor}</h3>" in head
+        titles = [note.text for note in steps.layout.annotations]
+        assert len(titles) >= 3
+        assert titles[-1] == f"{len(titles)}. merged"
+        assert all(any(value is not None for value in bar.y) for bar in steps.data)
+        assert (scatter is not None) == (len(experts) > 1)
+        assert (spectra is not None) == (tensor == UP)
+        assert "entries by row and column" in head
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
