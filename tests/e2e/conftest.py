@@ -107,6 +107,7 @@ def watched(page: Page, app_url: str) -> Iterator[Page]:
 def watching(page: Page, app_url: str) -> Iterator[None]:
     """Whatever the page does meanwhile, it asks the app alone, and makes no error."""
     strays, errors = [], []
+    page.set_default_timeout(60_000)
 
     def watch(request: Request) -> None:
         if not request.url.startswith((app_url, "data:", "blob:")):
@@ -136,12 +137,11 @@ def visit(watched: Page, app_url: str) -> Page:
 def large(tmp_path: Path) -> list[Path]:
     """A base and two experts of 340 million parameters, so that there is time to stop what is done with them."""
     generator = torch.Generator().manual_seed(0)
-    paths = []
-    for name in ("base", "one", "two"):
+    paths = [tmp_path / f"{name}.safetensors" for name in ("base", "one", "two")]
+    for path in paths[:2]:
         noise = torch.randn(2048, 2048, generator=generator).bfloat16()
-        tensors = {f"model.layers.{i}.mlp.up_proj.weight": noise.roll(i) for i in range(80)}
-        save_file(tensors, tmp_path / f"{name}.safetensors")
-        paths.append(tmp_path / f"{name}.safetensors")
+        save_file({f"model.layers.{i}.mlp.up_proj.weight": noise.roll(i) for i in range(80)}, path)
+    paths[2].hardlink_to(paths[1])  # which costs no disk, and is read as another
     return paths
 
 
