@@ -130,7 +130,7 @@ def test_a_space_merges_samples_and_publishes_for_whoever_is_signed_in(
     verify(merged)
 
     page.locator("#sample-which").get_by_label("as it was last written").click()
-    page.locator("#sample-length input[type=number]").fill("2")
+    page.locator("#sample-length input[type=number]").fill("8")
     page.locator("#sample-run").click()
     cards = page.locator("#answers [aria-busy=false] article")
     expect(cards.locator("h3")).to_have_text(["base", "bard", "merge: mine"], timeout=120_000)
