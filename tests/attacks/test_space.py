@@ -11,6 +11,7 @@ from threading import Event
 
 import pytest
 
+from merging import space
 from tests.attacks.conftest import ROOT, ZOO, App, Visiting
 from tests.attacks.space import (
     FILES,
@@ -28,7 +29,7 @@ from tests.attacks.space import (
 )
 from tests.attacks.test_fields import SECRETS, different
 from tests.attacks.test_routes import FOREIGN, JOIN, ROUTES, UNUSED, refuses_files, secrets_of, sent, takes_nothing
-from tests.attacks.test_visitors import MANY, claimed, expect_own, listed, work
+from tests.attacks.test_visitors import claimed, expect_own, listed, merge_own
 from tests.attacks.visitor import Visitor
 from tests.hub import TOKEN
 
@@ -267,16 +268,16 @@ def test_twenty_visitors_wait_in_line_and_all_get_what_is_theirs(
     attacked: App, another: Visiting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     printed, over, working = len(attacked.printed), Event(), []
-    first, last, visitors = another(), another(), [another() for _ in range(MANY)]
+    first, last, visitors = another(), another(), [another() for _ in range(space.LINE)]
     first.chooses(ZOO / "base", "some/slow")
     monkeypatch.setattr(attacked.hub, "slow", 1.0)
 
-    with ThreadPoolExecutor(MANY + 2) as pool:
+    with ThreadPoolExecutor(space.LINE + 2) as pool:
         try:
             watched = pool.submit(at_once, attacked.place, over)
             slow = pool.submit(first.merges, "of-the-first")
             until(lambda: any("some/slow/resolve" in one.path and "model" in one.path for one in attacked.hub.sent()))
-            working = [pool.submit(work, visitor, number) for number, visitor in enumerate(visitors)]
+            working = [pool.submit(merge_own, visitor, number) for number, visitor in enumerate(visitors)]
             until(lambda: all("before yours" in "".join(visitor.news) for visitor in visitors))
             last.chooses(ZOO / "base", ZOO / "bible")
             assert "20 merges are waiting already. Nothing that you have set is lost" in last.merges("of-the-last")
@@ -287,11 +288,11 @@ def test_twenty_visitors_wait_in_line_and_all_get_what_is_theirs(
     assert "Merged." in slow.result()
     assert watched.result() == 1
     homes = {folder.name: folder.parent.name for folder in attacked.place.glob("merges/*/of-*")}
-    assert len(homes) == len({*homes.values()}) == MANY + 1
-    for number, done in enumerate(every):
-        home, news = homes[f"of-{number}"], "".join(done.visitor.news)
-        written = done.visitor.http.get(f"/gradio_api/file={attacked.place}/merges/{home}/of-{number}/mergescope.yaml")
-        expect_own(done, number, written.text)
+    assert len(homes) == len({*homes.values()}) == space.LINE + 1
+    for number, (visitor, said) in enumerate(zip(visitors, every, strict=True)):
+        home, news = homes[f"of-{number}"], "".join(visitor.news)
+        written = visitor.http.get(f"/gradio_api/file={attacked.place}/merges/{home}/of-{number}/mergescope.yaml")
+        expect_own(visitor, number, said, written.text, space.LINE)
         assert not [other for other in homes.values() if other != home and other in news]
     assert "Merged." in last.merges("of-the-last")
     assert "Traceback" not in attacked.printed[printed:]

@@ -107,6 +107,7 @@ def watched(page: Page, app_url: str) -> Iterator[Page]:
 def watching(page: Page, app_url: str) -> Iterator[None]:
     """Whatever the page does meanwhile, it asks the app alone, and makes no error."""
     strays, errors = [], []
+    page.set_default_timeout(60_000)
 
     def watch(request: Request) -> None:
         if not request.url.startswith((app_url, "data:", "blob:")):

@@ -32,8 +32,8 @@ SHIFTS = """window.shifts = [];
   ))).observe({type: 'layout-shift', buffered: true});"""
 
 
-@pytest.mark.parametrize("width", [1280, 400])
-def test_nothing_moves_while_the_page_fills(watched: Page, app_url: str, width: int) -> None:
+def fill(watched: Page, app_url: str, width: int) -> None:
+    """Open the page in a window of that width, where nothing moves while it fills."""
     watched.set_viewport_size({"width": width, "height": 900})
     watched.add_init_script(SHIFTS)
     watched.goto(app_url)
@@ -46,7 +46,22 @@ def test_nothing_moves_while_the_page_fills(watched: Page, app_url: str, width: 
     assert sum(shift["value"] for shift in shifts) < 0.05, shifts
 
 
-def test_the_page_fits_its_window_and_everything_has_a_name_and_the_keyboard_reaches_it(visit: Page) -> None:
+def test_nothing_moves_while_the_page_fills_a_narrow_window(watched: Page, app_url: str) -> None:
+    fill(watched, app_url, 400)
+
+
+def test_the_page_fills_and_fits_its_window_and_is_reached_by_keyboard(watched: Page, app_url: str) -> None:
+    fill(watched, app_url, 1280)
+    watched.set_viewport_size({"width": 1280, "height": 720})
+    stays_beside(watched)
+    frames_a_cell(watched)
+    watched.evaluate("window.scrollTo(0, 0)")
+    fits_and_names(watched)
+    is_reached_by_keyboard(watched)
+
+
+def fits_and_names(visit: Page) -> None:
+    """The page is as wide as its window, in light and dark, and everything on it has a name."""
     for width in (1280, 400):
         visit.set_viewport_size({"width": width, "height": 900})
         visit.locator("#theme").click()
@@ -62,6 +77,9 @@ def test_the_page_fits_its_window_and_everything_has_a_name_and_the_keyboard_rea
         open_tab(visit, tabs, title)
     assert visit.evaluate(NAMELESS) == []
 
+
+def is_reached_by_keyboard(visit: Page) -> None:
+    """One key goes through all of the page, and what it reaches is in sight."""
     reached = set()
     visit.locator("#lessons-open").focus()
     for _ in range(120):
@@ -84,7 +102,8 @@ def test_the_page_fits_its_window_and_everything_has_a_name_and_the_keyboard_rea
     assert wanted - {name.removesuffix("-button") for name in reached} == set()
 
 
-def test_what_the_merge_will_do_stays_beside_the_sliders(visit: Page) -> None:
+def stays_beside(visit: Page) -> None:
+    """What the merge will do stays beside the sliders."""
     visit.locator("#from-k").scroll_into_view_if_needed()
     visit.evaluate("window.scrollBy(0, 300)")
 
@@ -94,7 +113,8 @@ def test_what_the_merge_will_do_stays_beside_the_sliders(visit: Page) -> None:
     assert box["y"] >= 0
 
 
-def test_the_keyboard_s_place_on_a_heatmap_has_a_frame(visit: Page) -> None:
+def frames_a_cell(visit: Page) -> None:
+    """The keyboard's place on a heatmap has a frame, as long as it is there."""
     visit.locator("#weights .pv-box").focus()
     for key in ("ArrowRight", "ArrowDown", "ArrowDown"):
         visit.keyboard.press(key)

@@ -9,9 +9,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from playwright.sync_api import Browser, Page, expect
 from safetensors.torch import load_file
 
@@ -37,14 +40,41 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def required(lines: list[str]) -> Iterator[Distribution]:
+    """What is installed here of what these lines require, and of what that requires, and so on."""
+    met, asked = set[tuple[str, str]](), [(Requirement(line), "") for line in lines if line]
+    while asked:
+        one, extra = asked.pop()
+        if one.marker and not one.marker.evaluate({"extra": extra}):
+            continue
+        try:
+            found = distribution(one.name)
+        except PackageNotFoundError:
+            continue
+        extras = {name for name in ("", *one.extras) if (canonicalize_name(one.name), name) not in met}
+        if ("" in extras) and one.specifier.contains(found.version, prereleases=True):
+            yield found
+        met |= {(canonicalize_name(one.name), name) for name in extras}
+        asked += [(Requirement(line), name) for line in found.requires or () for name in extras]
+
+
 @pytest.fixture(scope="module")
 def python(folder: Path) -> Path:
-    """The Python of a fresh environment, in which what the Space requires was installed."""
+    """The Python of a fresh environment, in which what the Space requires was installed.
+
+    Most of it is here, and is linked there as it is, so that only the rest has to be fetched.
+    """
     place = folder.with_name("environment")
-    subprocess.run([sys.executable, "-m", "venv", place], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", place], check=True)
     python = place / "bin" / "python"
-    install = [python, "-m", "pip", "install", "-qq", "--no-compile", "-r", folder / "requirements.txt"]
-    subprocess.run(install, check=True)
+    [packages] = place.glob("lib/python*/site-packages")
+    for one in required((folder / "requirements.txt").read_text().splitlines()):
+        for file in one.files or ():
+            if ".." not in file.parts:  # a command, and not of its package
+                (packages / file).parent.mkdir(parents=True, exist_ok=True)
+                (packages / file).symlink_to(one.locate_file(file))
+    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "-qq", "-r", folder / "requirements.txt"], check=True)
     return python
 
 

@@ -35,7 +35,26 @@ def tensors(name: str, folder: Path = ZOO) -> dict[str, torch.Tensor]:
     return load_file(folder / name / "model.safetensors")
 
 
-def test_the_forecast_follows_the_sliders_and_two_settings_are_compared(visit: Page) -> None:
+def test_the_forecast_follows_the_sliders_is_compared_and_is_changed_by_hand(visit: Page, workplace: Path) -> None:
+    shares = weights_of(visit, Q)
+    follow_the_sliders_and_compare(visit)
+    set_weight(visit, "bible", "1")
+    choose_method(visit, "Three papers", "FroM")
+    expect_weights(visit, Q, shares)
+    change_by_hand(visit, workplace)
+    open_tab(visit, "#forecast", "Coefficients")
+    pick_by_labels(visit)
+
+
+def set_weight(page: Page, expert: str, value: str) -> None:
+    """Type how much an expert counts."""
+    field = page.get_by_role("spinbutton", name=f"Weight of {expert}")
+    field.fill(value)
+    field.press("Enter")
+
+
+def follow_the_sliders_and_compare(visit: Page) -> None:
+    """Move sliders, hold a setting beside another, and look at what each method will do."""
     expect(visit.get_by_text("Weight of bible")).to_have_count(0)
     base = tensors("base")[Q].double()
     norms = torch.stack([(tensors(name)[Q].double() - base).norm() for name in NAMES])
@@ -89,9 +108,7 @@ def test_the_forecast_follows_the_sliders_and_two_settings_are_compared(visit: P
         assert all(0 <= weight <= 1.1 for weight in weights_of(visit, Q))
 
     choose_method(visit, "One number per tensor", "Task arithmetic")
-    weight = visit.get_by_role("spinbutton", name="Weight of bible")
-    weight.fill("-1")
-    weight.press("Enter")
+    set_weight(visit, "bible", "-1")
     expect_weights(visit, Q, [0.4, -0.4, 0.4])
 
 
@@ -192,9 +209,38 @@ def sample(page: Page) -> None:
     assert len(page.locator("#answers article.merge pre").inner_text()) > len("[Enter ")
 
 
-def test_the_label_of_a_layer_or_an_expert_picks_all_of_it(visit: Page) -> None:
-    choose_method(visit, "One number per tensor", "Task arithmetic")
-    expect_weights(visit, Q, [0.4] * 3)
+def change_by_hand(visit: Page, workplace: Path) -> None:
+    """Make task arithmetic of FroM, change its weights in all ways, sample it, and merge it."""
+    before = weights_of(visit, Q)
+    convert(visit)
+    expect_weights(visit, Q, before)  # FroM's coefficients, as weights that can be changed
+    change_one(visit, before)
+    change_parts_and_take_one_back(visit)
+    slope_and_reset(visit, before)
+    choose_preset(visit)
+    expect_weights(visit, Q, before)
+    choose_method_without_weights_and_convert(visit)
+    expect_weights(visit, UP, [0] * 3)
+    expect_weights(visit, Q, before)
+
+    open_tab(visit, "#forecast", "Recipe")
+    expect(visit.locator("#recipe-text")).to_contain_text("merge_method: task_arithmetic")
+    expect(visit.locator("#recipe-text")).to_contain_text("filter:")
+    sample(visit)
+    assert not (workplace / "by-hand").exists()
+    visit.locator("#output input, #output textarea").fill("by-hand")
+    visit.locator("#run").click()
+    expect(visit.locator("#merge-status")).to_contain_text("Merged.", timeout=120_000)
+    merged, base = tensors("by-hand", workplace), tensors("base")
+    assert torch.equal(merged[UP], base[UP])
+    steps = sum(
+        weight * (tensors(name)[Q].double() - base[Q].double()) for name, weight in zip(NAMES, before, strict=True)
+    )
+    torch.testing.assert_close(merged[Q].double(), base[Q].double() + steps, rtol=0.01, atol=1e-3)
+
+
+def pick_by_labels(visit: Page) -> None:
+    """Click labels of layers, modules and experts, each of which picks all of it, and press their keys."""
     drawn(visit, "#norms")
     before = coefficients(visit)
 
@@ -238,32 +284,3 @@ def coefficients(page: Page) -> dict[str, list[float]]:
     """All coefficients that the page shows, by tensor."""
     trace = figure(page, "#weights")[0]
     return {cells[0]: row for cells, row in zip(trace["cells"], trace["z"], strict=True) if cells[0]}
-
-
-def test_weights_are_changed_by_hand_sampled_and_merged(visit: Page, workplace: Path) -> None:
-    before = weights_of(visit, Q)
-    convert(visit)
-    expect_weights(visit, Q, before)  # FroM's coefficients, as weights that can be changed
-    change_one(visit, before)
-    change_parts_and_take_one_back(visit)
-    slope_and_reset(visit, before)
-    choose_preset(visit)
-    expect_weights(visit, Q, before)
-    choose_method_without_weights_and_convert(visit)
-    expect_weights(visit, UP, [0] * 3)
-    expect_weights(visit, Q, before)
-
-    open_tab(visit, "#forecast", "Recipe")
-    expect(visit.locator("#recipe-text")).to_contain_text("merge_method: task_arithmetic")
-    expect(visit.locator("#recipe-text")).to_contain_text("filter:")
-    sample(visit)
-    assert not (workplace / "by-hand").exists()
-    visit.locator("#output input, #output textarea").fill("by-hand")
-    visit.locator("#run").click()
-    expect(visit.locator("#merge-status")).to_contain_text("Merged.", timeout=120_000)
-    merged, base = tensors("by-hand", workplace), tensors("base")
-    assert torch.equal(merged[UP], base[UP])
-    steps = sum(
-        weight * (tensors(name)[Q].double() - base[Q].double()) for name, weight in zip(NAMES, before, strict=True)
-    )
-    torch.testing.assert_close(merged[Q].double(), base[Q].double() + steps, rtol=0.01, atol=1e-3)
