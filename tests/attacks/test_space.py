@@ -196,7 +196,7 @@ def test_a_merge_goes_nowhere_but_to_ones_own(event: str, attacked: App, visitor
 
     for output in outputs:
         visitor["output"] = output
-        said = visitor.does("output", "blur").text if event == "output" else visitor.merges(output)
+        said = visitor.does("output", "change").text if event == "output" else visitor.merges(output)
 
         assert "Merged." not in said
         assert event == "output" or "notice error" in said, output
