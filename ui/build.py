@@ -9,7 +9,7 @@ import gradio as gr
 from merging import space
 from ui import family
 from ui.draft import Draft, Standing
-from ui.events import PRIVATE, spare
+from ui.events import PRIVATE, collect, spare
 from ui.forecast_panel import forecast_panel
 from ui.history_panel import history_panel
 from ui.lessons.panel import LessonsPanel, lessons_panel
@@ -71,6 +71,7 @@ def _wire(page: Page, roots: dict[str, Path], walks: LessonsPanel, opener: gr.Bu
     merge.wire(page)
     sample.wire(page)
     page.demo.unload(on_leave)
+    collect()
     spare(page.demo, page.packed)
 
 

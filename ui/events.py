@@ -9,6 +9,7 @@ import gradio as gr
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 # What is triggered while it still runs is called once more, with what the components say by then.
 QUIET: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "always_last"}
+SECONDS = 8  # that an answer may be late; see `collect`
 # For events that tell something themselves, which several listen to; see `after`.
 EACH: dict[str, Any] = {**QUIET, "trigger_mode": "multiple"}
 
@@ -25,6 +26,15 @@ def heard(triggers: Any) -> Any:
 def after(triggers: Any, fn: Any, inputs: Any, outputs: Any, **how: Any) -> Any:
     """Call `fn` quietly after any of the triggers; gives the event after it, for what is to come then."""
     return heard(triggers).then(fn, inputs, outputs, **{**QUIET, **how})
+
+
+def collect() -> None:
+    """Let the page ask the app for nothing now and then, with which it gets what was left there.
+
+    Gradio closes the stream of answers as soon as none is missing. Whoever asks in that moment, counts on a stream that
+    is about to be closed, and would be answered with the next question only.
+    """
+    gr.Timer(SECONDS).tick(lambda: None, trigger_mode="multiple", show_progress="hidden", **PRIVATE)
 
 
 def spare(demo: gr.Blocks, one: gr.Component) -> None:

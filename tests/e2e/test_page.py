@@ -127,3 +127,24 @@ def frames_a_cell(visit: Page) -> None:
     assert abs(frame["x"] - image["x"]) < 2
     visit.locator("#base input").focus()
     expect(visit.locator("#weights .pv-cursor")).to_have_count(0)
+
+
+def test_an_answer_that_was_left_with_the_app_comes_late(watched: Page, app_url: str) -> None:
+    # A stream that the page takes for open is about to be closed: what is asked by then is answered in no stream.
+    watched.add_init_script("""
+      const real = window.fetch;
+      window.fetch = (asked, ...more) => {
+        if (!window.leave || !(asked.url || String(asked)).includes('queue/data')) return real(asked, ...more);
+        window.leave = false;
+        const told = 'data: {"msg": "close_stream"}\\n\\n';
+        return Promise.resolve(new Response(told, {headers: {'content-type': 'text/event-stream'}}));
+      };
+    """)
+    watched.goto(app_url)
+    drawn(watched, "#weights")
+    watched.wait_for_timeout(3000)  # whatever else fills the page is told by then
+    watched.evaluate("() => { window.leave = true; }")
+    watched.locator("#lessons-open").click()
+
+    watched.wait_for_function("() => !window.leave")
+    expect(watched.locator("#lessons.open")).to_be_visible()
