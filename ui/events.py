@@ -9,9 +9,22 @@ import gradio as gr
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 # What is triggered while it still runs is called once more, with what the components say by then.
 QUIET: dict[str, Any] = {**PRIVATE, "show_progress": "hidden", "trigger_mode": "always_last"}
-SECONDS = 8  # that an answer may be late; see `collect`
 # For events that tell something themselves, which several listen to; see `after`.
 EACH: dict[str, Any] = {**QUIET, "trigger_mode": "multiple"}
+
+SECONDS = 4  # twice of which an answer may be late; see `collect`
+# How often the page has asked, where it has since the last time; a page at rest asks nothing, be the app away or not.
+ASKED = """() => {
+  if (!window.askings) {
+    const known = window.askings = {all: 0, told: 0};
+    const joins = (list) => list.filter((one) => /queue.join/.test(one.name));
+    new PerformanceObserver((list) => { known.all += joins(list.getEntries()).length; })
+      .observe({type: 'resource', buffered: true});
+  }
+  if (window.askings.all <= window.askings.told) return [];
+  window.askings.told = window.askings.all + 1;
+  return [String(window.askings.all)];
+}"""
 
 
 def heard(triggers: Any) -> Any:
@@ -29,12 +42,14 @@ def after(triggers: Any, fn: Any, inputs: Any, outputs: Any, **how: Any) -> Any:
 
 
 def collect() -> None:
-    """Let the page ask the app for nothing now and then, with which it gets what was left there.
+    """Let the page ask the app for nothing, once after all else that it has asked, with which it gets what was left.
 
     Gradio closes the stream of answers as soon as none is missing. Whoever asks in that moment, counts on a stream that
     is about to be closed, and would be answered with the next question only.
     """
-    gr.Timer(SECONDS).tick(lambda: None, trigger_mode="multiple", show_progress="hidden", **PRIVATE)
+    asked = gr.Textbox(visible="hidden", elem_id="asked")
+    gr.Timer(SECONDS).tick(None, None, asked, js=ASKED, trigger_mode="multiple", show_progress="hidden", **PRIVATE)
+    asked.change(lambda: None, trigger_mode="multiple", show_progress="hidden", **PRIVATE)
 
 
 def spare(demo: gr.Blocks, one: gr.Component) -> None:

@@ -146,5 +146,9 @@ def test_an_answer_that_was_left_with_the_app_comes_late(watched: Page, app_url:
     watched.evaluate("() => { window.leave = true; }")
     watched.locator("#lessons-open").click()
 
-    watched.wait_for_function("() => !window.leave")
+    watched.wait_for_function("() => !window.leave", polling=50)
     expect(watched.locator("#lessons.open")).to_be_visible()
+    watched.wait_for_function("() => window.askings.all === window.askings.told")  # it is at rest
+    known = watched.evaluate("window.askings.all")
+    watched.wait_for_timeout(9000)
+    assert watched.evaluate("window.askings.all") == known
