@@ -13,7 +13,7 @@ TYPED = $(wildcard merging ui app.py)
 run: .venv/installed
 	@.venv/bin/python app.py
 
-# Whole files go to each worker, since an app is started for a file; those of the browser, which take long, are first.
+# Whole files go to each worker, since some start an app of their own; those of the browser, which take long, are first.
 test: .venv/installed-dev browser
 	@OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n auto -m "not e2e"
 	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m e2e tests/e2e tests/attacks

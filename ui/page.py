@@ -40,10 +40,14 @@ class Page:
     prompts: gr.State  # `Asked`: what was asked of whom, the last 50
 
     @property
+    def known(self) -> dict[str, Any]:
+        """The controls of the form of which the browser knows what they hold."""
+        return {key: part for key, part in self.merging.form.items() if not isinstance(part, gr.State)}
+
+    @property
     def controls(self) -> list[Any]:
-        """Those of which the browser knows what they hold."""
-        known = [part for part in self.merging.form.values() if not isinstance(part, gr.State)]
-        return [*known, self.merging.weights]
+        """All that the browser packs."""
+        return [*self.known.values(), self.merging.weights]
 
     def with_form(self, event: Any, fn: Any, inputs: list[Any], outputs: Any, **how: Any) -> Any:
         """Call `fn` after the event: with what the inputs hold, and two values more for `recipe`."""
@@ -53,10 +57,9 @@ class Page:
     def recipe(self, selection: Selection, values: tuple[Any, ...], all_of_them: bool = False) -> Recipe:
         """The recipe by the values of `with_form`, with all chosen experts or those that fit; MergeError if wrong."""
         packed, draft = values
-        *known, weights = unpacked(packed, len(self.controls))
-        keys = [key for key, part in self.merging.form.items() if not isinstance(part, gr.State)]
+        *held, weights = unpacked(packed, len(self.controls))
         mine: Draft = replace(draft, weights=weights_in(weights))
-        return drafted(selection, dict(zip(keys, known, strict=True)), mine, all_of_them)
+        return drafted(selection, dict(zip(self.known, held, strict=True)), mine, all_of_them)
 
 
 def unpacked(packed: Any, count: int) -> list[Any]:

@@ -108,7 +108,7 @@ def wire(page: Page) -> None:
     given = [selection, draft, editing.picked, *controls]
     page.with_form(heard(editing.apply.click), changes.on_apply, given, changing, **pressed)
     given, changed = [selection, draft, editing.preset], [*changing, editing.preset]
-    page.with_form(heard(editing.preset.change), changes.on_preset, given, changed, **pressed)
+    page.with_form(heard(editing.preset.change), changes.on_preset, given, changed, **QUIET)
     for button, go in ((editing.undo, Edits.undo), (editing.redo, Edits.redo), (editing.reset, Edits.reset)):
         button.click(step(go), [selection, draft], changing, **pressed)
 
